@@ -1,0 +1,56 @@
+"""The model's parts, by the names that configs use."""
+
+from .aligner import Gate, NoAligner, SemanticsAligner
+from .attention import (
+    AlignedCrossAttention,
+    DETRCrossAttention,
+    DETRSelfAttention,
+    PaddingPrior,
+    SelfAttention,
+)
+from .backbone import resnet50_dc5_stages
+from .criterion import SetCriterion
+from .decoder import Decoder, DecoderLayer, DETRPredictionHead, PredictionHead
+from .encoder import DenseAttention, Encoder, EncoderLayer
+from .matcher import HungarianMatcher
+from .meta_arch import SAMDETR
+from .mini_backbone import mini_resnet
+from .neck import ChannelMapper
+from .pooler import RoIAlignPooler, SeparablePooler
+from .position import LearnedQueryPosition, SinePosition, SineQueryPosition
+from .queries import CentredReference, LearnedReference
+from .resampler import KeypointResampler
+from .smca import GaussianPrior
+
+__all__ = [
+    "AlignedCrossAttention",
+    "CentredReference",
+    "ChannelMapper",
+    "Decoder",
+    "DecoderLayer",
+    "DenseAttention",
+    "DETRCrossAttention",
+    "DETRPredictionHead",
+    "DETRSelfAttention",
+    "Encoder",
+    "EncoderLayer",
+    "Gate",
+    "GaussianPrior",
+    "HungarianMatcher",
+    "KeypointResampler",
+    "LearnedQueryPosition",
+    "LearnedReference",
+    "NoAligner",
+    "PaddingPrior",
+    "PredictionHead",
+    "RoIAlignPooler",
+    "SAMDETR",
+    "SelfAttention",
+    "SemanticsAligner",
+    "SeparablePooler",
+    "SetCriterion",
+    "SinePosition",
+    "SineQueryPosition",
+    "mini_resnet",
+    "resnet50_dc5_stages",
+]

@@ -1,0 +1,88 @@
+"""Semantics Aligner: new queries from the features that they are about to attend to.
+
+Paper: section 4.2, figure 2 (b), Eq. 2-8.
+
+Shapes: B images, N queries, M keypoints, C channels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..structures import AlignedQueries, FeatureLevel
+from .position import sine_embedding
+
+
+class Gate(nn.Module):
+    """Feature reweighting by the previous queries (Eq. 7 and 8).
+
+    Args:
+        dim: C.
+        num_points: M.
+    """
+
+    def __init__(self, dim: int, num_points: int):
+        super().__init__()
+        self.coefficients = nn.Linear(dim, num_points * dim)
+
+    def forward(self, features: Tensor, x: Tensor) -> Tensor:
+        """(B, N, M, C) features, each channel weighted by the (B, N, C) queries x."""
+        return features * self.coefficients(x).sigmoid().view_as(features)
+
+
+class SemanticsAligner(nn.Module):
+    """Re-samples every query from the features inside its reference box.
+
+    Args:
+        pooler: region features of the boxes (Eq. 2).
+        resampler: features, keypoints and descriptor of a region (Eq. 3-5).
+        content_gate: reweighting of the features (Eq. 7).
+        position_gate: reweighting of the position embeddings (Eq. 8).
+    """
+
+    def __init__(
+        self,
+        pooler: nn.Module,
+        resampler: nn.Module,
+        content_gate: nn.Module,
+        position_gate: nn.Module,
+    ):
+        super().__init__()
+        self.pooler = pooler
+        self.resampler = resampler
+        self.content_gate = content_gate
+        self.position_gate = position_gate
+
+    @property
+    def num_points(self) -> int:
+        """M."""
+        return self.resampler.num_points
+
+    def forward(
+        self, x: Tensor, position: Tensor, boxes: Tensor, level: FeatureLevel
+    ) -> AlignedQueries:
+        """Align the queries with one feature level.
+
+        Args:
+            x: (B, N, C) previous queries.
+            position: (B, N, C) their positions, which the new ones replace.
+            boxes: (B, N, 4) reference boxes.
+            level: the features that cross-attention will read.
+        """
+        samples = self.resampler(self.pooler(boxes, level))
+        points = boxes[:, :, None, :2] + 0.5 * boxes[:, :, None, 2:] * samples.keypoints
+        content = self.content_gate(samples.features, x)
+        position = self.position_gate(sine_embedding(points, x.shape[-1]), x)  # Eq. 6 and 8
+        return AlignedQueries(content, position, points, samples.descriptor)
+
+
+class NoAligner(nn.Module):
+    """The original DETR: queries go into cross-attention as they are."""
+
+    num_points = 1
+
+    def forward(
+        self, x: Tensor, position: Tensor, boxes: Tensor, level: FeatureLevel
+    ) -> AlignedQueries:
+        """As `SemanticsAligner.forward`, with the centre of the box as the only point."""
+        return AlignedQueries(x[:, :, None], position[:, :, None], boxes[:, :, None, :2], x)

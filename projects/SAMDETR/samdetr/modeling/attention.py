@@ -1,0 +1,208 @@
+"""Attention: one kernel, and the attention modules of encoder and decoder around it.
+
+Paper: figure 2 (a) and Eq. 1. DETR: https://arxiv.org/abs/2005.12872.
+
+Shapes: B images, N queries, S cells of one feature level, M heads (and keypoints, one per head),
+        C channels, D channels of a head's query and key, E of its value.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import MLP
+
+from ..structures import AlignedQueries, FeatureLevel
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Scaled dot-product attention; the only place that calls an attention kernel.
+
+    Args:
+        query: (B, M, N, D).
+        key: (B, M, S, D), or (B, 1, S, D) where all heads share their keys.
+        value: (B, M, S, E).
+        bias: added to the scaled scores; broadcasts to (B, M, N, S).
+        dropout: probability with which an attention weight is dropped.
+
+    Returns:
+        (B, M, N, E).
+    """
+    heads = query.shape[1]
+    if key.shape[1] == heads:
+        return F.scaled_dot_product_attention(query, key, value, bias, dropout)
+    # Shared keys are never copied per head: the heads are folded into the query axis.
+    folded = (query * query.shape[-1] ** -0.5).flatten(1, 2)  # (B, M * N, D)
+    scores = (folded @ key[:, 0].transpose(1, 2)).unflatten(1, (heads, -1))  # (B, M, N, S)
+    scores = scores if bias is None else scores + bias
+    return F.dropout(scores.softmax(-1), dropout) @ value
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, S, C) to (B, M, S, C / M)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, M, N, E) to (B, N, M * E)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raise ValueError unless the heads divide the width."""
+    if dim % num_heads:
+        raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
+
+
+class MultiheadAttention(nn.Module):
+    """The multi-head attention of the original transformer, weight-compatible with torch's.
+
+    Args:
+        dim: C.
+        num_heads: M.
+        dropout: of the attention weights and of the output (section 4.4: none).
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        check_heads(dim, num_heads)
+        self.num_heads = num_heads
+        self.in_proj = nn.Linear(dim, 3 * dim)  # query, key and value; initialised as one matrix
+        self.output = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Biases start at zero."""
+        nn.init.zeros_(self.in_proj.bias)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """(B, N, C) queries to as many outputs; keys and values (B, S, C), bias as in `attend`."""
+        query, key, value = (
+            split_heads(F.linear(x, weight, offset), self.num_heads)
+            for x, weight, offset in zip(
+                (query, key, value), self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
+            )
+        )
+        dropout = self.dropout.p if self.training else 0.0
+        x = attend(query, key, value, bias, dropout)
+        return self.dropout(self.output(merge_heads(x)))
+
+
+class DETRSelfAttention(MultiheadAttention):
+    """Self-attention among queries as in DETR: position added before one joint projection."""
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:  # type: ignore[override]
+        """x and position are (B, N, C), and so is the result."""
+        return super().forward(x + position, x + position, x)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention among queries: content and position have projections of their own.
+
+    Args:
+        dim: C.
+        num_heads: M.
+        dropout: of the attention weights and of the output.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        check_heads(dim, num_heads)
+        self.num_heads = num_heads
+        self.query_content = nn.Linear(dim, dim)
+        self.query_position = nn.Linear(dim, dim)
+        self.key_content = nn.Linear(dim, dim)
+        self.key_position = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The output starts without bias; the projections keep torch's default."""
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """x and position are (B, N, C), and so is the result."""
+        query = self.query_content(x) + self.query_position(position)
+        key = self.key_content(x) + self.key_position(position)
+        heads = (split_heads(y, self.num_heads) for y in (query, key, self.value(x)))
+        x = attend(*heads, dropout=self.dropout.p if self.training else 0.0)
+        return self.dropout(self.output(merge_heads(x)))
+
+
+class PaddingPrior(nn.Module):
+    """Prior over keys that only rules out the cells outside the image."""
+
+    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
+        """Returns: (B, 1, 1, S) bias, -inf on padded cells and 0 elsewhere."""
+        bias = level.position.new_zeros(level.padding.shape)
+        return bias.masked_fill(level.padding, float("-inf"))[:, None, None]
+
+
+class DETRCrossAttention(MultiheadAttention):
+    """Cross-attention of the original DETR, for one vector per query.
+
+    Args:
+        prior: prior over keys, a module from aligned queries and a level to a bias.
+    """
+
+    num_points = 1
+
+    def __init__(self, dim: int, num_heads: int, prior: nn.Module, dropout: float = 0.0):
+        super().__init__(dim, num_heads, dropout)
+        self.prior = prior
+
+    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:  # type: ignore[override]
+        """Returns: (B, N, C)."""
+        query = (aligned.content + aligned.position).squeeze(2)
+        key = level.tokens + level.position
+        return super().forward(query, key, level.tokens, self.prior(aligned, level))
+
+
+class AlignedCrossAttention(nn.Module):
+    """Cross-attention of SAM-DETR: every head asks with the features of its own keypoint.
+
+    All heads share the projections and so the keys, which are as wide as the queries (C); the
+    values are split among the heads as usual.
+
+    Args:
+        dim: C.
+        num_heads: M, also the number of keypoints.
+        prior: prior over keys, a module from aligned queries and a level to a bias.
+        dropout: of the attention weights and of the output.
+    """
+
+    def __init__(self, dim: int, num_heads: int, prior: nn.Module, dropout: float = 0.0):
+        super().__init__()
+        check_heads(dim, num_heads)
+        self.num_heads = self.num_points = num_heads
+        self.query_content = nn.Linear(dim, dim)
+        self.query_position = MLP(dim, [dim, dim])
+        self.key_content = nn.Linear(dim, dim)
+        self.key_position = MLP(dim, [dim, dim])
+        self.value = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+        self.prior = prior
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The output starts without bias; the projections keep torch's default."""
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
+        """Returns: (B, N, C)."""
+        query = self.query_content(aligned.content) + self.query_position(aligned.position)
+        key = self.key_content(level.tokens) + self.key_position(level.position)
+        value = split_heads(self.value(level.tokens), self.num_heads)
+        bias = self.prior(aligned, level)
+        dropout = self.dropout.p if self.training else 0.0
+        x = attend(query.transpose(1, 2), key[:, None], value, bias, dropout)
+        return self.dropout(self.output(merge_heads(x)))

@@ -1,0 +1,46 @@
+"""Small pieces that several parts of the transformer are made of."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TypeVar
+
+from torch import nn
+from torchvision.ops import MLP
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class FeedForward(MLP):
+    """The two-layer feed-forward network of a transformer layer, with DETR's two dropouts."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
+        super().__init__(dim, [hidden_dim, dim], dropout=dropout)
+
+
+def xavier_matrices_(module: nn.Module) -> None:
+    """Xavier-uniform initialisation of every parameter of two or more dimensions, in place.
+
+    DETR and the released SAM-DETR do this to the whole transformer once it is built.
+    """
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+
+
+def clones(template: Module, count: int) -> list[Module]:
+    """Independent copies of a module, each newly initialised.
+
+    Children are initialised before their parents, so that a parent's `reset_parameters` has the
+    last word.
+    """
+    copies = [deepcopy(template) for _ in range(count)]
+    for copy in copies:
+        copy.apply(_reset_parameters)
+    return copies
+
+
+def _reset_parameters(module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if reset is not None:
+        reset()

@@ -1,0 +1,81 @@
+"""One-to-one assignment of predictions to ground truth.
+
+Paper: section 3; the cost is DETR's with the focal loss in place of the class probability.
+
+Shapes: B images, N queries, K classes, L decoder layers, T boxes of the fullest image.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from ..structures import Predictions, Targets
+from .boxes import corners, generalized_iou
+
+
+class Matches(NamedTuple):
+    """Matched pairs of all layers and images, P in all; each field is (P,) int64."""
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
+class HungarianMatcher(nn.Module):
+    """Cheapest assignment by classification, L1 and generalised IoU cost.
+
+    Args:
+        class_weight, bbox_weight, giou_weight: weights of the three costs.
+        alpha, gamma: of the focal loss.
+    """
+
+    def __init__(
+        self,
+        class_weight: float = 2.0,
+        bbox_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ):
+        super().__init__()
+        self.class_weight = class_weight
+        self.bbox_weight = bbox_weight
+        self.giou_weight = giou_weight
+        self.alpha = alpha
+        self.gamma = gamma
+
+    @torch.no_grad()
+    def forward(self, predictions: Predictions, targets: Targets) -> Matches:
+        """Match every layer and image on its own.
+
+        The costs of all of them go to the host in one copy and the pairs come back in another.
+        """
+        cost = self.cost(predictions, targets).cpu().numpy()  # (L, B, N, T)
+        found = [np.zeros((4, 0), dtype=np.int64)]
+        for layer, image in np.ndindex(cost.shape[:2]):
+            query, target = linear_sum_assignment(cost[layer, image, :, : targets.counts[image]])
+            found.append(np.stack([np.full_like(query, i) for i in (layer, image)] + [query, target]))
+        return Matches(*torch.from_numpy(np.concatenate(found, axis=1)).to(targets.boxes.device))
+
+    def cost(self, predictions: Predictions, targets: Targets) -> Tensor:
+        """Cost of every pair, (L, B, N, T); finite, also where a prediction is not."""
+        cost = self.class_weight * self.class_cost(predictions.logits, targets.labels)
+        boxes, truth = predictions.boxes[..., None, :], targets.boxes[None, :, None]
+        cost += self.bbox_weight * (boxes - truth).abs().sum(-1)
+        cost -= self.giou_weight * generalized_iou(corners(boxes), corners(truth))
+        # The loss is not finite then either, and the trainer reports it with the iteration.
+        return cost.nan_to_num(nan=1e4, posinf=1e4, neginf=-1e4)
+
+    def class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Focal loss of a positive less that of a negative, for (B, T) labels: (L, B, N, T)."""
+        labels = labels[None, :, None].expand(*logits.shape[:3], -1)
+        probability = logits.gather(-1, labels).sigmoid()
+        positive = self.alpha * (1 - probability) ** self.gamma * -(probability + 1e-8).log()
+        negative = (1 - self.alpha) * probability**self.gamma * -(1 - probability + 1e-8).log()
+        return positive - negative

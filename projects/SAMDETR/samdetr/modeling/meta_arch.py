@@ -1,0 +1,155 @@
+"""SAM-DETR as a Detectron2 model: images in, losses or detections out.
+
+Paper: section 3, figure 1. SAM-DETR, SAM-DETR++ and the DETR baseline are this class with other
+parts; `configs/` puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.modeling import Backbone
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from ..structures import Targets
+from .decoder import Decoder
+from .neck import ChannelMapper
+from .postprocessing import detections
+
+
+class SAMDETR(nn.Module):
+    """A backbone, a DETR-style encoder and a decoder with the Semantics Aligner.
+
+    Args:
+        backbone: any Detectron2 backbone.
+        neck: backbone maps to feature levels, fine to coarse.
+        encoder: feature levels to feature levels.
+        queries: batch size to `Queries`.
+        decoder: queries and feature levels to the predictions of all layers.
+        criterion: predictions and targets to losses by name.
+        num_classes: K, for which the decoder's heads must be made.
+        num_queries: N, for which `queries` must be made.
+        pixel_mean, pixel_std: per channel, 0 to 255.
+        input_format: order of the channels, "RGB" or "BGR"; tells tools how to read images.
+        detections_per_image: detections kept per image.
+
+    Raises:
+        ValueError: if the parts do not fit together.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: ChannelMapper,
+        encoder: nn.Module,
+        queries: nn.Module,
+        decoder: Decoder,
+        criterion: nn.Module,
+        num_classes: int,
+        num_queries: int,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        input_format: str = "RGB",
+        detections_per_image: int = 100,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.encoder = encoder
+        self.queries = queries
+        self.decoder = decoder
+        self.criterion = criterion
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.input_format = input_format
+        self.detections_per_image = detections_per_image
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor([*values]).view(-1, 1, 1), persistent=False)
+        self._check()
+
+    def _check(self) -> None:
+        available = {name: x.channels for name, x in self.backbone.output_shape().items()}
+        for name, channels in self.neck.in_channels.items():
+            if available.get(name) != channels:
+                raise ValueError(
+                    f"neck.in_channels asks for {channels} channels of {name!r}, "
+                    f"the backbone gives {available}"
+                )
+        if max(self.decoder.levels) >= len(self.neck.in_channels):
+            raise ValueError(
+                f"decoder.levels is {self.decoder.levels}, but the neck gives "
+                f"{len(self.neck.in_channels)} level(s), numbered from 0"
+            )
+        if self.queries.num_queries != self.num_queries:
+            raise ValueError(
+                f"num_queries is {self.num_queries}, queries has {self.queries.num_queries}"
+            )
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Detectron2's contract of a detector.
+
+        Args:
+            batched_inputs: per image a dict with `image`, a (3, H, W) tensor of 0 to 255; in
+                training `instances` with `gt_boxes` and `gt_classes`; for inference optionally
+                `height` and `width`, the size that detections are scaled to.
+
+        Returns:
+            In training the weighted losses by name, else per image `{"instances": Instances}`.
+        """
+        images, padding = self.batch(batched_inputs)
+        targets = self.targets(batched_inputs) if self.training else None
+        pyramid = self.encoder(self.neck(self.backbone(images.tensor), padding))
+        predictions = self.decoder(self.queries(len(images)), pyramid)
+        if targets is not None:
+            return self.criterion(predictions, targets)
+        sizes = [
+            (x.get("height", size[0]), x.get("width", size[1]))
+            for x, size in zip(batched_inputs, images.image_sizes)
+        ]
+        found = detections(predictions, sizes, self.detections_per_image)
+        return [{"instances": instances} for instances in found]
+
+    def batch(self, batched_inputs: list[dict[str, Any]]) -> tuple[ImageList, Tensor]:
+        """Normalise the images and pad them to a common size.
+
+        Returns:
+            The images and a (B, height, width) bool mask, True on padding.
+        """
+        device = self.pixel_mean.device
+        images = ImageList.from_tensors(
+            [(x["image"].to(device) - self.pixel_mean) / self.pixel_std for x in batched_inputs],
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+        padding = torch.ones_like(images.tensor[:, 0], dtype=torch.bool)
+        for mask, (height, width) in zip(padding, images.image_sizes):
+            mask[:height, :width] = False
+        return images, padding
+
+    def targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
+        """The ground truth of a batch, on the model's device.
+
+        Raises:
+            ValueError: if an image has no `instances`, or a class that the model has not.
+        """
+        instances = [self._ground_truth(x) for x in batched_inputs]
+        return Targets.from_instances(instances, self.pixel_mean.device)
+
+    def _ground_truth(self, x: dict[str, Any]) -> Instances:
+        name = x.get("file_name", "an image")
+        if "instances" not in x:
+            raise ValueError(f"{name} has no 'instances', which training needs")
+        classes = x["instances"].gt_classes
+        unknown = classes[(classes < 0) | (classes >= self.num_classes)]
+        if len(unknown):
+            raise ValueError(
+                f"{name} has class {int(unknown[0])}, but the model has classes 0 to "
+                f"{self.num_classes - 1}; set model.num_classes"
+            )
+        return x["instances"]

@@ -1,0 +1,57 @@
+"""From the maps of a backbone to the feature levels of the transformer.
+
+Shapes: B images, S = H * W cells of a level, C channels of the transformer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from detectron2.layers import get_norm
+from torch import Tensor, nn
+
+from ..structures import FeatureLevel
+
+
+class ChannelMapper(nn.Module):
+    """A 1x1 convolution per backbone map, with or without normalisation.
+
+    The official models have GroupNorm here, except single-scale ones trained for 50 epochs.
+
+    Args:
+        in_channels: channels of each backbone feature to read, by name, from fine to coarse.
+        dim: C.
+        norm: a normalisation by Detectron2's name, such as "GN"; "" for none.
+        position: position encoding of a level, from its padding mask.
+    """
+
+    def __init__(self, in_channels: Mapping[str, int], dim: int, position: nn.Module, norm: str):
+        super().__init__()
+        self.in_channels = dict(in_channels)
+        self.position = position
+        self.projections = nn.ModuleList()
+        for channels in self.in_channels.values():
+            layers = [nn.Conv2d(channels, dim, kernel_size=1), get_norm(norm, dim)]
+            self.projections.append(nn.Sequential(*[x for x in layers if x is not None]))
+
+    def forward(self, features: Mapping[str, Tensor], padding: Tensor) -> list[FeatureLevel]:
+        """Project the maps and mark the padded cells.
+
+        Args:
+            features: (B, channels, H, W) backbone maps by name.
+            padding: (B, height, width) bool, True on pixels outside the image.
+
+        Returns:
+            One level per feature of `in_channels`, in that order.
+        """
+        return [
+            self._level(projection(features[name]), padding)
+            for name, projection in zip(self.in_channels, self.projections)
+        ]
+
+    def _level(self, x: Tensor, padding: Tensor) -> FeatureLevel:
+        size = (x.shape[-2], x.shape[-1])
+        padded = F.interpolate(padding[:, None].float(), size=size)[:, 0].bool()  # nearest pixel
+        tokens = x.flatten(2).transpose(1, 2)
+        return FeatureLevel(tokens, self.position(padded), padded.flatten(1), size)

@@ -1,0 +1,88 @@
+"""Sine embeddings of positions: of feature cells, box centres and keypoints.
+
+Paper: Eq. 6 (keypoints) and figure 2 (a) (box centres); the encoding of the cells is DETR's.
+
+Units: points are (x, y) fractions of the unpadded image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()  # as in the released models, positions carry no gradient through their embedding
+def sine_embedding(points: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
+    """Sine embedding of points: `dim / 2` channels for y, then as many for x.
+
+    Args:
+        points: (..., 2), any unit in which 1 is the extent of the image.
+        dim: channels of the embedding, a multiple of 4.
+
+    Returns:
+        (..., dim) float32; even channels are sines, odd ones cosines.
+    """
+    exponent = torch.arange(0, dim // 2, 2, device=points.device, dtype=torch.float64) / (dim // 2)
+    # Rounded once from float64, and divided by: where a batch is padded the angles are huge, and
+    # one unit in the last place of a frequency moves the logits of the released models by 1e-2.
+    frequency = (temperature**exponent).float()
+    angle = points.float()[..., None] * (2 * math.pi) / frequency  # (..., 2, dim / 4)
+    embedding = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)  # (..., 2, dim / 2)
+    return embedding.flip(-2).flatten(-2)
+
+
+class SinePosition(nn.Module):
+    """Position encoding of the cells of a feature map.
+
+    Args:
+        dim: channels.
+        offset: subtracted from the 1-based index of a cell: 0.5 is its centre (SAM-DETR),
+            0 its far corner (the original DETR).
+    """
+
+    def __init__(self, dim: int, offset: float = 0.5):
+        super().__init__()
+        if dim % 4:
+            raise ValueError(f"dim must be a multiple of 4, got {dim}")
+        self.dim = dim
+        self.offset = offset
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """(B, H, W) bool padding mask to the (B, H * W, dim) encoding of its cells."""
+        x = self._fraction((~padding).cumsum(2, dtype=torch.float32), 2)
+        y = self._fraction((~padding).cumsum(1, dtype=torch.float32), 1)
+        return sine_embedding(torch.stack([x, y], dim=-1).flatten(1, 2), self.dim)
+
+    def _fraction(self, index: Tensor, axis: int) -> Tensor:
+        """Cell indices (1, 2, …) to fractions of the valid extent along an axis."""
+        index = index - self.offset
+        last = index.narrow(axis, -1, 1)
+        # In float32 and in this order: in a fully padded row or column the quotient is that of
+        # the released models, noise of size 5e5, and RoIAlign reads those cells' features.
+        return index / ((last + 1e-6) + self.offset)
+
+
+class SineQueryPosition(nn.Module):
+    """Query position in SAM-DETR: the sine embedding of the reference box's centre."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """(B, N, 4) reference boxes to (B, N, dim) query positions."""
+        return sine_embedding(boxes[..., :2], self.dim)
+
+
+class LearnedQueryPosition(nn.Module):
+    """Query position in DETR: one learned vector per query, blind to boxes."""
+
+    def __init__(self, num_queries: int, dim: int):
+        super().__init__()
+        self.embedding = nn.Embedding(num_queries, dim)
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """(B, N, 4) boxes, of which only B counts, to (B, N, dim) query positions."""
+        return self.embedding.weight.expand(len(boxes), -1, -1)

@@ -1,0 +1,44 @@
+"""From the predictions of the last decoder layer to Detectron2's `Instances`.
+
+Shapes: B images, N queries, K classes, L decoder layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ..structures import Predictions
+from .boxes import corners
+
+
+def detections(
+    predictions: Predictions, sizes: Sequence[tuple[int, int]], count: int
+) -> list[Instances]:
+    """The best-scoring pairs of query and class of each image.
+
+    As in DETR, there is no threshold and no suppression, and boxes are not clipped to the image.
+
+    Args:
+        predictions: of all decoder layers; the last one counts.
+        sizes: (height, width) in pixels that the boxes of each image are scaled to.
+        count: detections per image, fewer where N * K is less.
+
+    Returns:
+        Per image: `pred_boxes` in pixels, `scores` in descending order, `pred_classes`.
+    """
+    scores = predictions.logits[-1].sigmoid().flatten(1)  # (B, N * K)
+    scores, index = scores.topk(min(count, scores.shape[1]), dim=1)
+    num_classes = predictions.logits.shape[-1]
+    query, classes = index // num_classes, index % num_classes
+    boxes = corners(predictions.boxes[-1])
+    boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
+    return [_instances(*x) for x in zip(sizes, boxes, scores, classes)]
+
+
+def _instances(size: tuple[int, int], boxes: Tensor, scores: Tensor, classes: Tensor) -> Instances:
+    scale = torch.tensor([size[1], size[0]] * 2, device=boxes.device, dtype=boxes.dtype)
+    return Instances(size, pred_boxes=Boxes(boxes * scale), scores=scores, pred_classes=classes)

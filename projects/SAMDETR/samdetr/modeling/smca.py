@@ -1,0 +1,48 @@
+"""Spatially modulated cross-attention: every keypoint pulls attention towards itself.
+
+Paper: section 4.5.1, the "w/ SMCA" variants. SMCA: https://arxiv.org/abs/2101.07448.
+
+Shapes: B images, N queries, M keypoints (one per head), S = H * W cells of one feature level.
+Units:  points are fractions of the unpadded image, cells are pixels of the feature map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..structures import AlignedQueries, FeatureLevel
+from .attention import PaddingPrior
+
+
+class GaussianPrior(PaddingPrior):
+    """Log-density of a Gaussian around each keypoint, added to the attention logits.
+
+    Args:
+        descriptor_dim: channels of `AlignedQueries.descriptor`, which predicts the widths.
+        num_points: M, the keypoints per query.
+        bandwidth: divides the squared distance (cells ** 2); 8 in SMCA.
+    """
+
+    def __init__(self, descriptor_dim: int, num_points: int, bandwidth: float = 8.0):
+        super().__init__()
+        self.bandwidth = bandwidth
+        self.scale = nn.Linear(descriptor_dim, 2 * num_points)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scales start without bias; like all matrices of the decoder, the weight gets Xavier."""
+        nn.init.zeros_(self.scale.bias)
+
+    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
+        """Returns: (B, M, N, S) bias, -inf on padded cells."""
+        height, width = level.size
+        centre = aligned.points * level.extent[:, None, None]  # (B, N, M, 2) cells
+        scale = self.scale(aligned.descriptor).float().view_as(centre).square()
+        x = torch.arange(width, device=centre.device) + 0.5
+        y = torch.arange(height, device=centre.device) + 0.5
+        # The Gaussian is separable: never build the (B, N, M, S, 2) grid of offsets.
+        decay_x = scale[..., :1] * (x - centre[..., :1]).square()  # (B, N, M, W)
+        decay_y = scale[..., 1:] * (y - centre[..., 1:]).square()  # (B, N, M, H)
+        decay = (decay_y[..., :, None] + decay_x[..., None, :]).flatten(-2)
+        return super().forward(aligned, level) - decay.transpose(1, 2) / self.bandwidth
