@@ -1,0 +1,46 @@
+# make demo   makes the environment and runs the main job: train, evaluate, pictures
+# make test   makes the environment if it is not there and runs the tests; ARGS= are pytest's
+# make lint   checks form and types
+# make env    makes the environment alone; tools/setup_env.sh tells what PYTHON=, TORCH= and
+#             DETECTRON2= choose
+# make clean  removes what the tools left, but not the environment and no output
+
+VENV ?= .venv
+OUTPUT ?= output/demo
+
+export PYTHON TORCH DETECTRON2
+
+python := $(VENV)/bin/python
+ready := $(VENV)/ready
+chosen := $(strip $(PYTHON) $(TORCH) $(DETECTRON2))
+
+.PHONY: demo test lint env clean FORCE
+
+demo: env
+	$(python) train_net.py --config-file configs/mini/sam_detr_smca.py train.output_dir=$(OUTPUT)
+	$(python) tools/report.py $(OUTPUT)
+
+test: env
+	$(python) -m pytest $(ARGS)
+
+lint: env
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+
+env: $(ready)
+
+$(ready): tools/setup_env.sh $(wildcard requirements/*.txt) setup.cfg pyproject.toml
+	bash tools/setup_env.sh $(VENV)
+	echo '$(chosen)' > $@
+
+# A choice that is named and is not what the environment was made with makes it again.
+ifneq ($(chosen),)
+ifneq ($(chosen),$(shell cat $(ready) 2>/dev/null))
+$(ready): FORCE
+endif
+endif
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache projects/SAMDETR/*.egg-info
+	find configs projects tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

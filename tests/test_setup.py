@@ -1,0 +1,144 @@
+"""Set-up: what is missing or wrong is said in one sentence, and nothing is installed twice."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "projects/SAMDETR"
+BUILD = "def get_default_optimizer_params(model, base_lr=None, lr_factor_func=None): ..."
+FITTING = {
+    "torch/__init__.py": "__version__ = '2.0'",
+    "torchvision/__init__.py": "",
+    "detectron2/__init__.py": "__version__ = '0.6'",
+    "detectron2/solver/__init__.py": "",
+    "detectron2/solver/build.py": BUILD,
+}
+
+
+def python(*arguments, path=()):
+    """Run Python without site-packages, so that it finds what is in `path` and nothing else."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+    command = [sys.executable, "-S", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def import_beside(folder, files):
+    """Import samdetr where `files` are what Python finds; returns the last line of the errors."""
+    for name, text in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    process = python("-c", "import samdetr", path=[folder, PACKAGE])
+    return process.stderr.strip().splitlines()[-1] if process.returncode else ""
+
+
+def test_the_package_imports_beside_what_fits(tmp_path):
+    assert import_beside(tmp_path, FITTING) == ""
+
+
+@pytest.mark.parametrize(
+    ("absent", "remedy"),
+    [
+        ("torch", "pip install torch torchvision"),
+        ("torchvision", "pip install torch==2.0 torchvision"),
+        ("detectron2", "tools/setup_env.sh"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_to_run(tmp_path, absent, remedy):
+    files = {name: text for name, text in FITTING.items() if name.split("/")[0] != absent}
+    error = import_beside(tmp_path, files)
+    assert error.startswith(f"ImportError: samdetr needs {absent}") and remedy in error
+
+
+def test_a_torchvision_of_another_torch_is_named(tmp_path):
+    broken = "raise RuntimeError('operator torchvision::nms does not exist')"
+    error = import_beside(tmp_path, {**FITTING, "torchvision/__init__.py": broken})
+    assert error.startswith("ImportError: torchvision does not fit torch 2.0 (operator ")
+    assert error.endswith("pip install torch==2.0 torchvision`")
+
+
+@pytest.mark.parametrize("code", ["", None])
+def test_something_else_called_detectron2_is_named_with_its_place(tmp_path, code):
+    files = {name: text for name, text in FITTING.items() if not name.startswith("detectron2")}
+    (tmp_path / "detectron2").mkdir()
+    if code is not None:  # else it is a folder with no code, such as a fresh clone
+        files["detectron2/__init__.py"] = code
+    error = import_beside(tmp_path, files)
+    assert "is something else" in error and str(tmp_path / "detectron2") in error
+
+
+def test_a_detectron2_without_its_own_requirements_says_which(tmp_path):
+    error = import_beside(tmp_path, {**FITTING, "detectron2/solver/build.py": "import fvcore"})
+    assert error.startswith("ImportError: samdetr needs detectron2") and "'fvcore'" in error
+
+
+def test_an_old_detectron2_is_named(tmp_path):
+    old = BUILD.replace(", lr_factor_func=None", "")
+    error = import_beside(tmp_path, {**FITTING, "detectron2/solver/build.py": old})
+    assert "needs Detectron2 of July 2022 or later" in error
+
+
+def test_train_net_says_in_one_sentence_that_the_package_is_not_installed():
+    process = python(ROOT / "train_net.py", "--help")
+    assert process.returncode == 1
+    (line,) = process.stderr.strip().splitlines()
+    assert line.startswith("train_net.py: samdetr is not installed") and "pip install -e ." in line
+
+
+def test_the_index_is_not_asked_for_detectron2():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    needed = setup["options"]["install_requires"].lower().split()
+    assert "torch" in needed and not any("detectron" in name for name in needed)
+
+
+def setup_env(*arguments, **variables):
+    command = ["bash", ROOT / "tools/setup_env.sh", *arguments]
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_set_up_refuses_an_interpreter_it_cannot_use(tmp_path):
+    process = setup_env(tmp_path / "venv", PYTHON="no-such-python")
+    assert process.returncode == 1
+    assert "no-such-python is not Python 3.10, 3.11 or 3.12" in process.stderr
+
+
+def test_set_up_refuses_a_folder_of_something_else(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    process = setup_env(tmp_path, PYTHON=sys.executable)
+    assert process.returncode == 1 and "is no virtual environment" in process.stderr
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_the_environment_is_made_once_and_again_when_its_requirements_change(tmp_path):
+    for name in ("Makefile", "setup.cfg", "pyproject.toml", "tools/setup_env.sh", "requirements"):
+        source, target = ROOT / name, tmp_path / name
+        target.parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+
+    def plan(**variables):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+        settings = [f"{name}={value}" for name, value in variables.items()]
+        command = ["make", "-n", "test", "PYTHON=", "TORCH=", "DETECTRON2=", *settings]
+        process = subprocess.run(
+            command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=True
+        )
+        assert "python -m pytest" in process.stdout
+        return "setup_env.sh" in process.stdout
+
+    assert plan()
+    ready = tmp_path / ".venv/ready"
+    ready.parent.mkdir()
+    ready.write_text("/a/checkout\n")
+    assert not plan() and not plan(DETECTRON2="/a/checkout")
+    assert plan(DETECTRON2="/another/checkout")
+    os.utime(tmp_path / "requirements/constraints.txt", (2**32, 2**32))
+    assert plan()
