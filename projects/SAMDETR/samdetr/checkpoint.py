@@ -1,0 +1,179 @@
+"""Loading checkpoints: all of one, or an error that says what differs.
+
+Detectron2's checkpointer fills what fits and warns about the rest; a detector loaded from another
+variant's file then runs and finds nothing. Here a file fits, or it is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+BACKBONE = "backbone."
+# Buffers that a config gives anyway, or that frozen and running statistics do not need.
+TOLERATED = ("pixel_mean", "pixel_std", "num_batches_tracked")
+LISTED = 8  # keys named in an error
+FOREIGN = (
+    " (no key fits: a backbone's own file needs ?matching_heuristics=True after its path, one of "
+    "another code base a conversion by tools/convert_checkpoint.py)"
+)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not there, cannot be read or does not fit the model."""
+
+
+class MissingCheckpointError(CheckpointError):
+    """A checkpoint that is not there or cannot be fetched."""
+
+
+class Difference(NamedTuple):
+    """How a file and a model differ.
+
+    Fields:
+        loaded: keys that were filled.
+        missing: keys of the model that the file has not.
+        unexpected: keys of the file that the model has not.
+        shapes: key, shape in the file, shape in the model.
+    """
+
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.shapes)
+
+    def __str__(self) -> str:
+        differing = [f"{key} {shape} instead of {wanted}" for key, shape, wanted in self.shapes]
+        parts = {
+            "missing": self.missing,
+            "not in the model": self.unexpected,
+            "of another shape": differing,
+        }
+        texts = [f"{len(keys)} {what}: {_listed(keys)}" for what, keys in parts.items() if keys]
+        return "; ".join(texts)
+
+    @property
+    def fills_backbone_only(self) -> bool:
+        """If the backbone, or a part of it, is all that was filled."""
+        return bool(self.loaded) and all(key.startswith(BACKBONE) for key in self.loaded)
+
+    def of_backbone(self) -> Difference:
+        """The part that concerns the backbone; a classifier's head in the file does not."""
+        return Difference(
+            self.loaded,
+            [key for key in self.missing if key.startswith(BACKBONE)],
+            [],
+            [row for row in self.shapes if row[0].startswith(BACKBONE)],
+        )
+
+
+class Checkpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, strict: every key of the model is filled and none is left over."""
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Fill the model, and the checkpointables that the file holds.
+
+        Args:
+            path: file or URL, as in Detectron2; "" loads nothing.
+
+        Returns:
+            What else the file holds.
+
+        Raises:
+            CheckpointError: if the file is not there, cannot be read or does not fit.
+        """
+        _fetch(path or "")
+        self._source = path
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # what a failed load leaves behind
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            # Files of DETR and its kin hold their command line beside the weights.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return super()._load_file(filename)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[:1]
+            raise CheckpointError(f"{filename} cannot be read as a checkpoint: {reason}") from error
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+        keys = self.model.state_dict().keys()
+        found = super()._load_model(checkpoint)
+        misshapen = {key for key, *_ in found.incorrect_shapes}  # these count as missing too
+        missing = [key for key in found.missing_keys if key not in misshapen]
+        self._judge(
+            Difference(
+                loaded=[key for key in keys if key not in misshapen.union(missing)],
+                missing=[key for key in missing if not key.endswith(TOLERATED)],
+                unexpected=[key for key in found.unexpected_keys if not key.endswith(TOLERATED)],
+                shapes=found.incorrect_shapes,
+            )
+        )
+        # Returns nothing: there is no difference left for the base class to warn about.
+
+    def _judge(self, difference: Difference) -> None:
+        hint = ""
+        if difference.fills_backbone_only:
+            hint = " (a backbone's file, which training can start from, no more)"
+        elif not difference.loaded and not difference.shapes:
+            hint = FOREIGN
+        self._refuse(difference, hint)
+
+    def _refuse(self, difference: Difference, hint: str = "") -> None:
+        if difference:
+            reason = _classes(difference, self.model) or str(difference)
+            raise CheckpointError(f"{self._source} does not fit the model: {reason}{hint}")
+
+
+class InitialCheckpointer(Checkpointer):
+    """What training starts from: a whole model, or a backbone and nothing else."""
+
+    def _judge(self, difference: Difference) -> None:
+        if not difference.fills_backbone_only:
+            super()._judge(difference)
+            return
+        self._refuse(difference.of_backbone())
+        parts = sorted({key.split(".")[0] for key in difference.missing})
+        self.logger.info(
+            "%s fills the backbone; random weights remain in %s", self._source, ", ".join(parts)
+        )
+
+
+def _classes(difference: Difference, model: nn.Module) -> str:
+    """The difference in one sentence if nothing but the number of classes differs."""
+    num_classes = getattr(model, "num_classes", None)
+    in_file = {
+        shape[0] if (num_classes, *shape[1:]) == expected else None
+        for _, shape, expected in difference.shapes
+    }
+    if difference.missing or difference.unexpected or len(in_file) != 1 or None in in_file:
+        return ""
+    return f"it has {in_file.pop()} classes and the model has model.num_classes={num_classes}"
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:LISTED]) + (", ..." if len(keys) > LISTED else "")
+
+
+def _fetch(path: str) -> None:
+    """Download `path` if it is a URL, and check that it is a file."""
+    file = path.partition("?")[0]
+    try:
+        local = PathManager.get_local_path(file) if file else ""
+    except OSError as error:
+        raise MissingCheckpointError(f"{file} cannot be fetched ({error})") from error
+    if file and not os.path.isfile(local):
+        raise MissingCheckpointError(f"{file} is not a file")

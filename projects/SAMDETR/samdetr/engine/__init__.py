@@ -1,0 +1,21 @@
+"""Training and evaluation: Detectron2's engine, on CPU and GPU, in one process and in several."""
+
+from .config import ConfigError, load_config
+from .distributed import start
+from .optimizer import BackboneFactor, build_optimizer
+from .run import argument_parser, build_model, evaluate, main, train
+from .trainer import Trainer
+
+__all__ = [
+    "BackboneFactor",
+    "ConfigError",
+    "Trainer",
+    "argument_parser",
+    "build_model",
+    "build_optimizer",
+    "evaluate",
+    "load_config",
+    "main",
+    "start",
+    "train",
+]

@@ -1,0 +1,169 @@
+"""Reading a LazyConfig and its command-line overrides, with errors for what cannot work.
+
+`LazyConfig.apply_overrides` adds a key it does not know to the config, where nobody reads it, so
+that a misspelt override changes nothing and says nothing. Here it is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from detectron2.config import LazyConfig
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.registry import locate
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+REQUIRED = (
+    "model",
+    "dataloader.train",
+    "dataloader.test",
+    "dataloader.evaluator",
+    "optimizer",
+    "lr_multiplier",
+    "train.output_dir",
+    "train.init_checkpoint",
+    "train.max_iter",
+    "train.seed",
+    "train.device",
+    "train.amp",
+    "train.clip_grad",
+    "train.ddp",
+    "train.checkpointer",
+    "train.eval_period",
+    "train.best_metric",
+    "train.log_period",
+)
+# What a value of the config may become, and how to say it. A bool is an int to Python: it is first.
+KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
+    (bool, (bool,), "true or false"),
+    (int, (int,), "an integer"),
+    (float, (int, float), "a number"),
+    (str, (str,), "text (quote what looks like a number)"),
+    (ListConfig, (list,), "a list, [a,b]"),
+    (DictConfig, (), "a group of keys"),
+)
+NOWHERE = object()  # what is looked up is not in the config
+
+
+class ConfigError(ValueError):
+    """A config file or an override that cannot work."""
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Read a config file and apply overrides to it.
+
+    Args:
+        path: a LazyConfig, `.py`, or the `config.yaml` that a run has saved.
+        overrides: `key=value` as in Hydra; `+key=value` for a key that is not there, or a value of
+            another type.
+
+    Raises:
+        ConfigError: if the file is missing or lacks a part, or if an override names an unknown key
+            or has a value of another type than the key's.
+    """
+    if not PathManager.isfile(path):
+        raise ConfigError(f"--config-file {path!r} is not a file")
+    if not path.endswith((".py", ".yaml", ".yml")):
+        raise ConfigError(f"--config-file {path!r} must be a .py or .yaml file")
+    cfg = LazyConfig.load(path)
+    lacking = [key for key in REQUIRED if OmegaConf.select(cfg, key, default=NOWHERE) is NOWHERE]
+    if lacking:
+        raise ConfigError(
+            f"{path} lacks {', '.join(lacking)}; configs/common/ has parts to import them from"
+        )
+    for override in _parse(overrides):
+        key, value = override.key_or_group, override.value()
+        if override.is_add():
+            OmegaConf.update(cfg, key, value)
+        else:
+            _set(cfg, key, value)
+    return cfg
+
+
+def _parse(overrides: Sequence[str]) -> Iterator[Override]:
+    for text in overrides:
+        if text.startswith("--"):
+            raise ConfigError(f"{text} must stand before the overrides")
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            raise ConfigError(f"override {text!r} is not of the form key=value: {error}") from error
+        if override.is_delete() or override.is_sweep_override():
+            raise ConfigError(f"override {text!r} must set one value: key=value, key=[a,b]")
+        yield override
+
+
+def _set(cfg: DictConfig, key: str, value: Any) -> None:
+    old = OmegaConf.select(cfg, key, default=NOWHERE)
+    if isinstance(old, DictConfig) and isinstance(value, dict):
+        for name, part in value.items():
+            _set(cfg, f"{key}.{name}", part)
+        return
+    if old is NOWHERE:
+        _check_argument(cfg, key)
+    else:
+        value = _like(old, value, key)
+    OmegaConf.update(cfg, key, value)
+
+
+def _check_argument(cfg: DictConfig, key: str) -> None:
+    """Allow a key that is not in the config if the call it belongs to takes it."""
+    parent, _, name = key.rpartition(".")
+    arguments, takes_any = _arguments(OmegaConf.select(cfg, parent) if parent else None)
+    # A call that takes any argument usually passes it on; one letter off is still a mistake.
+    if name in arguments or takes_any and not difflib.get_close_matches(name, arguments, 1, 0.8):
+        return
+    known = [*_keys(OmegaConf.to_container(cfg)), *(f"{parent}.{x}" for x in arguments)]
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    raise ConfigError(
+        f"override {key!r}: the config has no such key, the nearest is {nearest[0]!r} "
+        f"(+{key}=... adds a new one)"
+    )
+
+
+def _arguments(node: Any) -> tuple[list[str], bool]:
+    """Names that a `_target_` takes, with those written in the config, and if it takes any name."""
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    target = locate(target) if isinstance(target, str) else target
+    if not callable(target):
+        return [], False
+    parameters = inspect.signature(target).parameters.values()
+    names = [x.name for x in parameters if x.kind in (x.POSITIONAL_OR_KEYWORD, x.KEYWORD_ONLY)]
+    takes_any = any(x.kind is x.VAR_KEYWORD for x in parameters)
+    return names + [str(name) for name in node if name not in names], takes_any
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key of nested dicts and lists, dotted, groups included."""
+    if isinstance(node, Mapping):
+        items = [(str(name), value) for name, value in node.items()]
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        items = [(str(index), value) for index, value in enumerate(node)]
+    else:
+        return
+    for name, value in items:
+        yield prefix + name
+        yield from _keys(value, f"{prefix}{name}.")
+
+
+def _like(old: Any, new: Any, key: str) -> Any:
+    """Check that `new` is of the type of `old`, and return it; 1e3 counts as the integer 1000.
+
+    None fits everything and everything fits None.
+    """
+    if new is None:
+        return new
+    if isinstance(old, int) and isinstance(new, float) and new.is_integer():
+        new = int(new)
+    for kind, accepted, wanted in KINDS:
+        if isinstance(old, kind):
+            if type(new) not in accepted:
+                raise ConfigError(f"override {key}={new!r}: the config has {wanted} there")
+            break
+    return new

@@ -1,0 +1,167 @@
+"""Checkpoints fit, or the error says what differs."""
+
+import argparse
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from samdetr.checkpoint import Checkpointer, CheckpointError, InitialCheckpointer
+from samdetr.engine.run import initialize
+from toy import ToyModel
+
+
+def saved(tmp_path, state, **others):
+    path = tmp_path / "file.pth"
+    torch.save({"model": state, **others}, path)
+    return str(path)
+
+
+def of_backbone(model, prefix="backbone."):
+    state = model.state_dict()
+    return {prefix + k[9:]: v for k, v in state.items() if k.startswith("backbone.")}
+
+
+def assert_same(state, expected):
+    assert state.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(state[key], value, rtol=0, atol=0)
+
+
+def test_a_whole_model_is_filled(tmp_path):
+    source, model = ToyModel(), ToyModel()
+    # DETR's files hold the command line too, which torch does not load by itself.
+    path = saved(tmp_path, source.state_dict(), args=argparse.Namespace(lr=0.1), iteration=3)
+
+    others = Checkpointer(model).load(path)
+
+    assert_same(model.state_dict(), source.state_dict())
+    assert others["iteration"] == 3
+
+
+@pytest.mark.parametrize("heuristics", [True, False])
+def test_a_backbone_fills_the_backbone_and_nothing_else(tmp_path, heuristics):
+    source, model = ToyModel(), ToyModel()
+    head = {key: value.clone() for key, value in model.head.state_dict().items()}
+    state = of_backbone(source, "" if heuristics else "backbone.")
+    state["fc.weight"] = torch.zeros(1000, 8)  # what classified before
+    path = saved(tmp_path, state, matching_heuristics=heuristics)
+
+    InitialCheckpointer(model).load(path)
+
+    assert_same(model.backbone.state_dict(), source.backbone.state_dict())
+    assert_same(model.head.state_dict(), head)
+
+
+def test_a_pickled_backbone_of_arrays_fills_the_backbone(tmp_path):
+    source, model = ToyModel(), ToyModel()
+    state = {key: value.numpy() for key, value in of_backbone(source, "").items()}
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(
+        pickle.dumps({"model": state, "__author__": "us", "matching_heuristics": True})
+    )
+
+    InitialCheckpointer(model).load(str(path))
+
+    assert_same(model.backbone.state_dict(), source.backbone.state_dict())
+
+
+def test_what_stays_random_is_logged(tmp_path, caplog):
+    model = ToyModel()
+    path = saved(tmp_path, of_backbone(model))
+    checkpointer = InitialCheckpointer(model)
+    checkpointer.logger.propagate = True  # Detectron2's set-up stops it
+    with caplog.at_level("INFO"):
+        checkpointer.load(path)
+    assert "fills the backbone; random weights remain in head, norm" in caplog.text
+
+
+def test_a_backbone_is_no_model_to_evaluate(tmp_path):
+    path = saved(tmp_path, of_backbone(ToyModel()))
+    with pytest.raises(CheckpointError, match=r"4 missing: .*head\.bias \(a backbone's file"):
+        Checkpointer(ToyModel()).load(path)
+
+
+@pytest.mark.parametrize("checkpointer", [Checkpointer, InitialCheckpointer])
+def test_another_variant_is_an_error_that_names_the_keys(tmp_path, checkpointer):
+    state = ToyModel().state_dict()
+    state["gate.weight"] = state.pop("head.bias")
+    with pytest.raises(CheckpointError) as error:
+        checkpointer(ToyModel(dim=16)).load(saved(tmp_path, state))
+    assert "1 missing: head.bias; 1 not in the model: gate.weight; 5 of another" in str(error.value)
+    assert "backbone.0.weight (8, 3) instead of (16, 3)" in str(error.value)
+
+
+def test_a_backbone_of_another_size_is_an_error_about_the_backbone_alone(tmp_path):
+    model = ToyModel()
+    model.backbone = nn.Sequential(model.backbone[0], nn.Linear(8, 8))
+    with pytest.raises(CheckpointError) as error:
+        InitialCheckpointer(model).load(saved(tmp_path, of_backbone(ToyModel())))
+    assert str(error.value).endswith("2 missing: backbone.1.weight, backbone.1.bias")
+
+
+def test_another_number_of_classes_is_said_as_such(tmp_path):
+    path = saved(tmp_path, ToyModel(num_classes=80).state_dict())
+    with pytest.raises(
+        CheckpointError, match="it has 80 classes and the model has model.num_classes=4"
+    ):
+        InitialCheckpointer(ToyModel(num_classes=4)).load(path)
+
+
+def test_other_differences_are_not_taken_for_the_number_of_classes(tmp_path):
+    path = saved(tmp_path, ToyModel(num_classes=80, dim=16).state_dict())
+    with pytest.raises(CheckpointError, match=r"6 of another shape: .*head\.bias \(80,\) instead"):
+        InitialCheckpointer(ToyModel(num_classes=4, dim=8)).load(path)
+
+
+def test_long_lists_of_keys_are_cut(tmp_path):
+    state = {**ToyModel().state_dict(), **{f"extra.{i}": torch.zeros(1) for i in range(20)}}
+    with pytest.raises(CheckpointError) as error:
+        Checkpointer(ToyModel()).load(saved(tmp_path, state))
+    assert "20 not in the model: extra.0," in str(error.value)
+    assert str(error.value).endswith("extra.7, ...")
+
+
+def test_a_file_of_another_code_base_gets_a_hint(tmp_path):
+    path = saved(tmp_path, {"transformer.encoder.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"no key fits: .*convert_checkpoint\.py"):
+        InitialCheckpointer(ToyModel()).load(path)
+
+
+def test_normalisation_constants_are_tolerated(tmp_path):
+    source, model = ToyModel(), ToyModel()
+    path = saved(tmp_path, {**source.state_dict(), "pixel_mean": torch.zeros(3, 1, 1)})
+    Checkpointer(model).load(path)
+    assert_same(model.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half a file"])
+def test_a_broken_file_is_named(tmp_path, content):
+    path = tmp_path / "broken.pth"
+    path.write_bytes(content)
+    checkpointer = Checkpointer(ToyModel())
+    for _ in range(2):  # a failed load leaves the checkpointer usable
+        with pytest.raises(CheckpointError, match=r"broken\.pth cannot be read as a checkpoint"):
+            checkpointer.load(str(path))
+
+
+@pytest.mark.parametrize(
+    "path", ["nowhere/model.pth", "http://127.0.0.1:9/model.pth", "detectron2://R-50.pkl"]
+)
+def test_a_missing_file_is_named_with_the_override(path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlretrieve", refuse)
+    with pytest.raises(CheckpointError) as error:
+        initialize(ToyModel(), path)
+    assert path in str(error.value)
+    assert "train.init_checkpoint=PATH" in str(error.value)
+
+
+def test_no_file_leaves_the_model_as_it_is():
+    model = ToyModel()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    initialize(model, "")
+    assert_same(model.state_dict(), state)
