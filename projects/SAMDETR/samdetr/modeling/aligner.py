@@ -52,11 +52,7 @@ class SemanticsAligner(nn.Module):
         self.resampler = resampler
         self.content_gate = content_gate
         self.position_gate = position_gate
-
-    @property
-    def num_points(self) -> int:
-        """M."""
-        return self.resampler.num_points
+        self.num_points = resampler.num_points
 
     def forward(
         self, x: Tensor, position: Tensor, boxes: Tensor, level: FeatureLevel

@@ -132,8 +132,8 @@ class SelfAttention(nn.Module):
         """x and position are (B, N, C), and so is the result."""
         query = self.query_content(x) + self.query_position(position)
         key = self.key_content(x) + self.key_position(position)
-        heads = (split_heads(y, self.num_heads) for y in (query, key, self.value(x)))
-        x = attend(*heads, dropout=self.dropout.p if self.training else 0.0)
+        query, key, value = (split_heads(y, self.num_heads) for y in (query, key, self.value(x)))
+        x = attend(query, key, value, dropout=self.dropout.p if self.training else 0.0)
         return self.dropout(self.output(merge_heads(x)))
 
 

@@ -60,7 +60,9 @@ class HungarianMatcher(nn.Module):
         found = [np.zeros((4, 0), dtype=np.int64)]
         for layer, image in np.ndindex(cost.shape[:2]):
             query, target = linear_sum_assignment(cost[layer, image, :, : targets.counts[image]])
-            found.append(np.stack([np.full_like(query, i) for i in (layer, image)] + [query, target]))
+            found.append(
+                np.stack([np.full_like(query, i) for i in (layer, image)] + [query, target])
+            )
         return Matches(*torch.from_numpy(np.concatenate(found, axis=1)).to(targets.boxes.device))
 
     def cost(self, predictions: Predictions, targets: Targets) -> Tensor:

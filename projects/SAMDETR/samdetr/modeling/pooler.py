@@ -41,7 +41,10 @@ class RoIAlignPooler(nn.Module):
         batch, num_boxes = boxes.shape[:2]
         image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)
         rois = torch.cat(
-            [image.repeat_interleave(num_boxes)[:, None], boxes_in_cells(boxes, level).flatten(0, 1)],
+            [
+                image.repeat_interleave(num_boxes)[:, None],
+                boxes_in_cells(boxes, level).flatten(0, 1),
+            ],
             dim=1,
         )
         # In float32: the operator has no bfloat16 kernel on a CPU.
@@ -85,5 +88,7 @@ class SeparablePooler(nn.Module):
         inside = (index < samples) & (position >= -1) & (position <= cells)
         position = position.clamp(0, cells - 1)
         grid = torch.arange(cells, device=start.device)
-        hat = (1 - (position[..., None] - grid).abs()).clamp(min=0)  # bilinear, (…, R, samples, cells)
+        hat = (1 - (position[..., None] - grid).abs()).clamp(
+            min=0
+        )  # bilinear, (…, R, samples, cells)
         return (hat * (inside / samples.clamp(min=1))[..., None]).sum(-2)

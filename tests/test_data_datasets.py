@@ -1,0 +1,202 @@
+"""Loading a data set: what is missing or wrong is said, and unusable boxes are left out."""
+
+import logging
+import math
+import os
+import re
+
+import pytest
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
+
+from coco_files import Registry, write_coco
+from samdetr.data import load_detection_dataset, mini, mini_folder
+
+GOOD = [5, 5, 10, 10]
+
+
+@pytest.fixture
+def registry():
+    registry = Registry()
+    yield registry
+    registry.clear()
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.name.startswith("samdetr.data.datasets")]
+
+
+def boxes(records):
+    return [[annotation["bbox"] for annotation in record["annotations"]] for record in records]
+
+
+def test_good_boxes_pass_untouched(tmp_path, registry, caplog):
+    images = [[GOOD, [0, 0, 40, 30]], [], [[-5, -5, 10, 10], [35.5, 25.5, 20, 20]]]
+    name = registry.add(*write_coco(tmp_path, images))
+    records = load_detection_dataset(name, num_classes=2)
+    assert boxes(records) == images
+    assert [r["file_name"] for r in records] == [f"{tmp_path}/images/{i}.png" for i in range(3)]
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind"),
+    [
+        ([5, 5, 0, 10], "without width or height"),
+        ([5, 5, 10, 0], "without width or height"),
+        ([20, 20, -10, 5], "without width or height"),
+        ([math.nan, 5, 10, 10], "with NaN or infinity"),
+        ([5, 5, math.inf, 10], "with NaN or infinity"),
+        ([40, 5, 10, 10], "outside the image"),
+        ([5, 30, 10, 10], "outside the image"),
+        ([-10, 5, 10, 10], "outside the image"),
+        ([5, -11, 10, 10], "outside the image"),
+        ([5, 5, 10], "not four numbers"),
+        ([5, 5, 10, None], "not four numbers"),
+    ],
+)
+def test_a_bad_box_is_left_out_and_counted(tmp_path, registry, caplog, bad, kind):
+    name = registry.add(*write_coco(tmp_path, [[GOOD], [GOOD, bad], [bad]]))
+    records = load_detection_dataset(name)
+    assert boxes(records) == [[GOOD], [GOOD], []]
+    (warning,) = warnings(caplog)
+    assert f"'{name}', 4 boxes in all: 2 {kind}; the first in {tmp_path}/images/1.png" in warning
+
+
+def test_every_kind_is_counted_in_one_warning(tmp_path, registry, caplog):
+    bad = [[5, 5, 0, 10], [50, 5, 1, 1], [5, 5, 0, 0]]
+    name = registry.add(*write_coco(tmp_path, [[GOOD, *bad]]))
+    with caplog.at_level(logging.WARNING):
+        load_detection_dataset(name)
+    (warning,) = warnings(caplog)
+    assert "2 without width or height, 1 outside the image" in warning
+
+
+def test_boxes_given_by_corners_are_checked_as_such(registry, tmp_path, caplog):
+    (tmp_path / "a.png").touch()
+    corners = [[20, 20, 30, 25], [20, 20, 10, 25]]  # the second would be right as x, y, w, h
+    annotations = [
+        {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0} for box in corners
+    ]
+    record = {"file_name": str(tmp_path / "a.png"), "annotations": annotations}
+    name = registry.add_function(lambda: [record])
+    assert boxes(load_detection_dataset(name)) == [corners[:1]]
+    assert len(record["annotations"]) == 2  # the caller's own is not changed
+
+
+def test_only_bad_boxes_are_an_error(tmp_path, registry):
+    name = registry.add(*write_coco(tmp_path, [[[5, 5, 0, 10]], [[50, 5, 1, 1]], []]))
+    with pytest.raises(ValueError, match=f"No usable box.*'{name}', 2 boxes"):
+        load_detection_dataset(name)
+
+
+def test_images_without_objects_stay_unless_told_otherwise(tmp_path, registry):
+    crowd = {"bbox": GOOD, "iscrowd": 1}
+    images = [[GOOD], [], [[5, 5, 0, 10]], [crowd]]
+    name = registry.add(*write_coco(tmp_path, images))
+    assert len(load_detection_dataset(name, filter_empty=False)) == 4
+    assert boxes(load_detection_dataset(name, filter_empty=True)) == [[GOOD]]
+
+
+def test_sets_are_joined_in_order(tmp_path, registry):
+    names = [
+        registry.add(*write_coco(tmp_path / part, [[box]]))
+        for part, box in (("a", GOOD), ("b", [1, 1, 2, 2]))
+    ]
+    assert boxes(load_detection_dataset(names, num_classes=2)) == [[GOOD], [[1, 1, 2, 2]]]
+
+
+def test_sets_of_different_categories_are_not_joined(tmp_path, registry):
+    names = [
+        registry.add(*write_coco(tmp_path / word, [[GOOD]], categories=("cat", word)))
+        for word in ("dog", "cow")
+    ]
+    with pytest.raises(ValueError, match="thing_classes"):
+        load_detection_dataset(names)
+
+
+def test_missing_annotations_are_looked_for_aloud(tmp_path, registry, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/elsewhere")
+    name = registry.add(str(tmp_path / "no.json"), str(tmp_path))
+    with pytest.raises(FileNotFoundError) as error:
+        load_detection_dataset(name)
+    assert f"'{name}': its annotation file {tmp_path}/no.json" in str(error.value)
+    assert "DETECTRON2_DATASETS, now '/elsewhere'" in str(error.value)
+
+
+def test_a_missing_image_folder_or_image_is_named(tmp_path, registry):
+    json_file, image_root = write_coco(tmp_path, [[GOOD]])
+    name = registry.add(json_file, str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=f"image folder {tmp_path}/nowhere"):
+        load_detection_dataset(name)
+    os.remove(tmp_path / "images" / "0.png")
+    name = registry.add(json_file, image_root)
+    with pytest.raises(FileNotFoundError, match=f"first image {tmp_path}/images/0.png"):
+        load_detection_dataset(name)
+
+
+def test_detectron2s_own_sets_are_looked_for_too(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, attribute in (("coco_2017_train", "json_file"), ("voc_2007_test", "dirname")):
+        path = os.path.abspath(getattr(MetadataCatalog.get(name), attribute))
+        if os.path.exists(path):
+            pytest.skip(f"{name} is here")
+        with pytest.raises(FileNotFoundError, match=rf"{re.escape(path)}.*DETECTRON2_DATASETS"):
+            load_detection_dataset(name)
+
+
+def test_a_damaged_mini_names_its_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMDETR_CACHE", str(tmp_path))
+    for split in mini.MINI_COUNTS:
+        monkeypatch.setitem(mini.MINI_COUNTS, split, 1)
+    file = mini_folder() / "val.json"
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{file}.*SAMDETR_CACHE"):
+        load_detection_dataset("mini_val")
+
+
+def test_an_unknown_name_gets_suggestions():
+    with pytest.raises(KeyError, match="'mini_vall' is not registered.*mini_val"):
+        load_detection_dataset("mini_vall")
+
+
+@pytest.mark.parametrize("text", ['{"images": [', '{"images": []}', ""])
+def test_a_broken_annotation_file_is_named(tmp_path, registry, text):
+    (tmp_path / "boxes.json").write_text(text)
+    name = registry.add(str(tmp_path / "boxes.json"), str(tmp_path))
+    with pytest.raises(ValueError, match=f"'{name}'.*{tmp_path}/boxes.json"):
+        load_detection_dataset(name)
+
+
+def test_an_empty_set_is_an_error(registry):
+    name = registry.add_function(list)
+    with pytest.raises(ValueError, match=f"'{name}' has no images"):
+        load_detection_dataset(name)
+    with pytest.raises(ValueError, match="names is empty"):
+        load_detection_dataset([])
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 80])
+def test_categories_have_to_match_the_model(tmp_path, registry, num_classes):
+    name = registry.add(*write_coco(tmp_path, [[GOOD]], categories=("cat", "dog")))
+    message = f"'{name}' has 2 categories.*num_classes={num_classes}.*model.num_classes=2"
+    with pytest.raises(ValueError, match=message):
+        load_detection_dataset(name, num_classes=num_classes)
+
+
+def test_a_category_without_a_name_is_refused(tmp_path, registry):
+    json_file, image_root = write_coco(tmp_path, [[{"bbox": GOOD, "category_id": 7}]])
+    name = registry.add(json_file, image_root)
+    with pytest.raises(ValueError, match=rf"{re.escape(json_file)}.*category_id=7"):
+        load_detection_dataset(name)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"thing_classes": ["cat", "dog"]}])
+def test_a_category_out_of_range_is_named(tmp_path, registry, metadata):
+    file = tmp_path / "a.png"
+    file.touch()
+    annotation = {"bbox": GOOD, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 2}
+    records = [{"file_name": str(file), "annotations": [annotation]}]
+    name = registry.add_function(lambda: records, **metadata)
+    with pytest.raises(ValueError, match=f"category_id 2 in {file}, expected 0 to 1"):
+        load_detection_dataset(name, num_classes=2)

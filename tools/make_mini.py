@@ -1,0 +1,38 @@
+"""Writes a set like `mini` (digits on photographs, COCO format) into a folder of your choice.
+
+    python tools/make_mini.py OUT --train 4000 --val 500 --size 128 --max-objects 6
+
+Training needs no call of this: `mini_train` and `mini_val` are generated on first use.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from samdetr.data.digits import SceneParameters
+from samdetr.data.mini import MINI_COUNTS, write_mini
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder to write into")
+    for split, count in MINI_COUNTS.items():
+        parser.add_argument(f"--{split}", type=int, default=count, help=f"images ({count})")
+    fields = dataclasses.fields(SceneParameters)
+    for field in fields:
+        option = "--" + field.name.replace("_", "-")
+        default = field.default
+        parser.add_argument(option, type=type(default), default=default, help=f"({default})")
+    args = parser.parse_args(arguments)
+
+    parameters = SceneParameters(**{field.name: getattr(args, field.name) for field in fields})
+    write_mini(args.out, parameters, {split: getattr(args, split) for split in MINI_COUNTS})
+    for split in MINI_COUNTS:
+        print(f"{args.out / split}.json  {args.out / split}/")
+
+
+if __name__ == "__main__":
+    main()
