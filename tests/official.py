@@ -6,7 +6,7 @@ import json
 import math
 import re
 import zlib
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -86,10 +86,22 @@ def weight(name: str, shape: list[int]) -> np.ndarray:
     return 1 + 0.05 * n if name.endswith(".weight") else 0.02 * n
 
 
+@cache
+def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of the recipe; variants share most of them."""
+    return torch.from_numpy(np.float32(weight(name, list(shape))))
+
+
+@cache
+def direction(name: str, shape: tuple[int, ...]) -> Tensor:
+    """What `grad_dot` multiplies a gradient by."""
+    return torch.from_numpy(np.float32(noise(name + "#G", list(shape))))
+
+
 def state_dict(variant: str) -> dict[str, Tensor]:
     """The official state dict of a variant, under official names."""
     return {
-        name: torch.from_numpy(np.float32(weight(canonical(name), shape)))
+        name: tensor(canonical(name), tuple(shape))
         for name, shape in expected(variant)["state_dict"]
     }
 

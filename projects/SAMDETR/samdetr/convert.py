@@ -163,7 +163,7 @@ def read_state_dict(path: str | Path) -> StateDict:
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location="cpu", weights_only=True)
     state = content.get("model", content) if isinstance(content, dict) else None
-    if not state or not all(isinstance(x, Tensor) for x in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
         raise ValueError(f"{path} holds no state dict, neither as a whole nor under 'model'")
     return state
 

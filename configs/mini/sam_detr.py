@@ -1,0 +1,16 @@
+"""SAM-DETR, small, on the bundled data set."""
+
+from samdetr.data import mini_backbone_weights
+
+from ..common.mini_data import dataloader
+from ..common.models.mini import model
+from ..common.optim import lr_multiplier_mini as lr_multiplier
+from ..common.optim import optimizer
+from ..common.train import train
+
+optimizer.lr = 1e-3
+optimizer.params.lr_factor_func.factor = 0.3  # the backbone has seen single digits alone
+train.init_checkpoint = mini_backbone_weights()
+train.max_iter = 1_000  # 4 epochs * 4_000 images / 16 per batch
+train.eval_period = train.checkpointer.period = 250  # an epoch
+train.output_dir = "output/mini/sam_detr"

@@ -1,0 +1,113 @@
+"""Pictures of what a training run did: detections beside the ground truth, and its curves.
+
+Drawing is Detectron2's `Visualizer` and matplotlib.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import Metadata
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import Visualizer
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .modeling import SAMDETR
+
+Picture = np.ndarray  # (H, W, 3) uint8 RGB
+DRAWN_WIDTH = 384  # pixels, so that labels are legible on small images
+
+
+def to_picture(image: Tensor, input_format: str) -> Picture:
+    """A (3, H, W) tensor of 0 to 255, in the model's channel order, as a picture."""
+    channels = image.permute(1, 2, 0).to("cpu", torch.uint8).numpy()
+    return channels[..., ::-1] if input_format == "BGR" else channels
+
+
+def draw_instances(picture: Picture, instances: Instances, metadata: Metadata) -> Picture:
+    """Draw `pred_boxes` with class and score, or else `gt_boxes` with class.
+
+    Args:
+        picture: the image, as large as `instances.image_size` says.
+        metadata: of the data set, for `thing_classes`.
+
+    Returns:
+        A picture at least `DRAWN_WIDTH` wide, of the same shape.
+    """
+    scale = max(1.0, DRAWN_WIDTH / picture.shape[1])
+    visualizer = Visualizer(picture, metadata, scale=scale)
+    if instances.has("pred_boxes"):
+        return visualizer.draw_instance_predictions(instances.to("cpu")).get_image()
+    names = metadata.get("thing_classes")
+    classes = instances.gt_classes.tolist()
+    labels = [names[i] if names else str(i) for i in classes]
+    return visualizer.overlay_instances(boxes=instances.gt_boxes, labels=labels).get_image()
+
+
+@torch.no_grad()
+def draw_comparison(
+    model: SAMDETR, inputs: Sequence[dict[str, Any]], metadata: Metadata, threshold: float = 0.5
+) -> Figure:
+    """Ground truth (upper row) and detections (lower row) of some images.
+
+    Args:
+        model: a detector in evaluation mode.
+        inputs: per image `image` and `instances`, as the training mapper gives them.
+        metadata: of the data set.
+        threshold: lowest score of a detection that is drawn.
+    """
+    figure = Figure(figsize=(2.4 * len(inputs), 5.2), layout="constrained")
+    axes = figure.subplots(2, len(inputs), squeeze=False)
+    for column, entry in zip(axes.T, inputs):
+        size = dict(zip(("height", "width"), entry["image"].shape[1:]))
+        found = model([{"image": entry["image"], **size}])[0]["instances"]
+        picture = to_picture(entry["image"], model.input_format)
+        drawn = (entry["instances"], found[found.scores >= threshold])
+        for axis, instances in zip(column, drawn):
+            axis.imshow(draw_instances(picture, instances, metadata))
+            axis.set_axis_off()
+    axes[0, 0].set_title("ground truth", loc="left")
+    axes[1, 0].set_title(f"detections, score ≥ {threshold:g}", loc="left")
+    return figure
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.json`, which Detectron2's JSONWriter wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def series(metrics: Iterable[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Iterations and values of one metric, where it was written."""
+    pairs = [(x["iteration"], x[name]) for x in metrics if name in x]
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def plot_curves(metrics: Sequence[dict[str, float]]) -> Figure:
+    """Loss over iterations (left) and AP over iterations (right)."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, label in (
+        ("total_loss", "total, all layers"),
+        ("loss_ce", "class, last layer"),
+        ("loss_bbox", "L1, last layer"),
+        ("loss_giou", "GIoU, last layer"),
+    ):
+        left.plot(*series(metrics, name), label=label)
+    left.set(xlabel="iteration", ylabel="weighted loss", yscale="log")
+    for name in ("AP", "AP50", "AP75"):
+        right.plot(*series(metrics, f"bbox/{name}"), marker="o", label=name)
+    right.set(xlabel="iteration", ylabel="AP (%)", ylim=(0, 100))
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.legend()
+    return figure

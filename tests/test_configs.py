@@ -1,0 +1,128 @@
+"""Every config builds, survives YAML and trains; the recipes are those of section 5.1."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.config import LazyConfig, instantiate
+from detectron2.modeling import FPN
+from detectron2.modeling.backbone.resnet import BasicStem, ResNet
+
+from conftest import make_batch
+from samdetr.engine import build_optimizer, load_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+COCO = sorted(x.stem for x in (CONFIGS / "coco").glob("*.py"))
+MINI = sorted(x.stem for x in (CONFIGS / "mini").glob("*.py"))
+ALL = [f"coco/{x}" for x in COCO] + [f"mini/{x}" for x in MINI]
+TRAIN_IMAGES = 118_287  # of COCO train2017
+SIZES = ((64, 48), (40, 56), (32, 72))
+COUNTS = {"empty": (0, 0, 0), "half-empty": (3, 0, 1), "full": (4, 2, 30)}
+
+
+def load(name: str):
+    return load_config(str(CONFIGS / f"{name}.py"))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_config_survives_a_yaml_round_trip_and_builds_the_same_model(name, tmp_path):
+    cfg = load(name)
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    saved = load_config(str(tmp_path / "config.yaml"))
+
+    with torch.device("meta"):
+        first, second = instantiate(cfg.model), instantiate(saved.model)
+
+    assert not (tmp_path / "config.yaml.pkl").exists()  # what Detectron2 falls back to
+    shapes = {k: v.shape for k, v in first.state_dict().items()}
+    assert shapes == {k: v.shape for k, v in second.state_dict().items()}
+    LazyConfig.save(saved, str(tmp_path / "again.yaml"))
+    assert (tmp_path / "again.yaml").read_text() == (tmp_path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_classes_queries_and_dropout_are_one_key_each(name):
+    cfg = load(name)
+    cfg.model.num_classes, cfg.model.num_queries = 7, 11
+    cfg.model.encoder.layer.dropout = 0.25
+
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+
+    assert {x.classes.out_features for x in model.decoder.heads} == {7}
+    assert model.queries.num_queries == 11
+    dropouts = [x.p for x in model.modules() if isinstance(x, torch.nn.Dropout)]
+    assert dropouts.count(0.25) >= 4 * len(model.decoder.layers)
+    assert cfg.dataloader.train.dataset.num_classes == cfg.dataloader.test.dataset.num_classes == 7
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_recipe_is_that_of_section_5_1(name):
+    cfg = load(f"coco/{name}")
+    epochs = int(re.search(r"(\d+)ep$", name)[1])
+    batch = 8 if "dc5" in name else 16
+
+    assert cfg.dataloader.train.total_batch_size == batch
+    assert cfg.train.max_iter == math.ceil(epochs * TRAIN_IMAGES / batch)
+    assert cfg.train.eval_period == math.ceil(TRAIN_IMAGES / batch)
+    factor = instantiate(cfg.lr_multiplier)
+    decay = {12: 10, 50: 40}[epochs] / epochs
+    assert factor(0) == factor(decay - 1e-5) == 1.0
+    assert factor(decay + 1e-5) == factor(1.0) == pytest.approx(0.1)
+    assert cfg.train.clip_grad.max_norm == 0.1
+    assert cfg.model.encoder.layer.dropout == 0.0  # section 4.4
+    assert cfg.model.num_classes == 80 and cfg.model.num_queries == 300
+    assert cfg.train.output_dir == f"output/{name}"
+
+
+def test_learning_rate_is_a_tenth_in_the_backbone_and_decay_is_everywhere():
+    cfg = load("coco/sam_detr_r50_smca_12ep")
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    names = {id(x): name for name, x in model.named_parameters()}
+
+    groups = build_optimizer(cfg.optimizer, model).param_groups
+
+    rates = {names[id(x)]: group["lr"] for group in groups for x in group["params"]}
+    assert set(rates) == {name for name, x in model.named_parameters() if x.requires_grad}
+    for name, rate in rates.items():
+        assert rate == pytest.approx(1e-5 if name.startswith("backbone.") else 1e-4), name
+    assert {group["weight_decay"] for group in groups} == {1e-4}
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+@pytest.mark.parametrize("name", MINI)
+def test_training_step_gives_every_parameter_a_finite_gradient(name, kind):
+    model = instantiate(load(f"mini/{name}").model).train()
+
+    losses = model(make_batch(SIZES, COUNTS[kind]))
+    sum(losses.values()).backward()
+
+    suffixes = ["_0", "_1", ""]
+    assert set(losses) == {f"loss_{x}{y}" for x in ("ce", "bbox", "giou") for y in suffixes}
+    for parameter, x in model.named_parameters():
+        assert x.grad is not None and x.grad.isfinite().all(), parameter
+
+
+@pytest.mark.parametrize("name", MINI)
+def test_other_backbones_slot_in_by_config(name):
+    cfg = load(f"mini/{name}")
+    cfg.model.backbone = L(FPN)(
+        bottom_up=L(ResNet)(
+            stem=L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
+            stages=L(ResNet.make_default_stages)(depth=18, norm="FrozenBN"),
+            out_features=["res4", "res5"],
+        ),
+        in_features=["res4", "res5"],
+        out_channels=64,
+    )
+    cfg.model.neck.in_channels = dict(p4=64)
+
+    losses = instantiate(cfg.model).train()(make_batch(SIZES, COUNTS["full"]))
+
+    assert all(x.isfinite() for x in losses.values())

@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Draw what a training run did: detections beside ground truth, and the curves of loss and AP.
+
+Reads config.yaml, metrics.json and the last checkpoint of the run's output folder and writes
+detections.png and curves.png there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetMapper, MetadataCatalog
+from omegaconf import DictConfig
+
+from samdetr import visualize
+
+
+def held_out(cfg: DictConfig, count: int) -> list[dict]:
+    """The first `count` images of the test set, with ground truth."""
+    mapper = DatasetMapper(is_train=True, augmentations=[], image_format=cfg.model.input_format)
+    dataset = instantiate(cfg.dataloader.test.dataset)
+    return [mapper(x) for x in dataset[:count]]
+
+
+def report(folder: Path, count: int, threshold: float) -> None:
+    cfg = LazyConfig.load(str(folder / "config.yaml"))
+    checkpoint = DetectionCheckpointer(instantiate(cfg.model).eval(), str(folder))
+    checkpoint.load(checkpoint.get_checkpoint_file())
+    metadata = MetadataCatalog.get(cfg.dataloader.test.dataset.names)
+    figures = {
+        "detections.png": visualize.draw_comparison(
+            checkpoint.model, held_out(cfg, count), metadata, threshold
+        ),
+        "curves.png": visualize.plot_curves(visualize.read_metrics(folder / "metrics.json")),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=100)
+        print(folder / name)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="train.output_dir of the run")
+    parser.add_argument("--count", type=int, default=6, help="images to draw (default: 6)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="lowest score drawn (default: 0.5)"
+    )
+    options = parser.parse_args(arguments)
+    for name in ("config.yaml", "metrics.json", "last_checkpoint"):
+        if not (options.folder / name).is_file():
+            sys.exit(f"{parser.prog}: {options.folder / name} is missing: not the folder of a run")
+    report(options.folder, options.count, options.threshold)
+
+
+if __name__ == "__main__":
+    main()
