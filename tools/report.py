@@ -13,17 +13,17 @@ from pathlib import Path
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
 
 from samdetr import visualize
 
 
 def held_out(cfg: DictConfig, count: int) -> list[dict]:
-    """The first `count` images of the test set, with ground truth."""
-    mapper = DatasetMapper(is_train=True, augmentations=[], image_format=cfg.model.input_format)
-    dataset = instantiate(cfg.dataloader.test.dataset)
-    return [mapper(x) for x in dataset[:count]]
+    """The first `count` images of the test set as the model gets them, with ground truth."""
+    cfg.dataloader.test.mapper.is_train = True  # keeps the annotations
+    mapper = instantiate(cfg.dataloader.test.mapper)
+    return [mapper(x) for x in instantiate(cfg.dataloader.test.dataset)[:count]]
 
 
 def report(folder: Path, count: int, threshold: float) -> None:

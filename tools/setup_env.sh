@@ -63,7 +63,7 @@ else
 fi
 
 say "samdetr"
-install --no-build-isolation -e "$root[mini,test,dev]"
+install --no-build-isolation -e "$root[mini,draw,test,dev]"
 "$venv/bin/python" -W ignore - <<'END'
 import detectron2, samdetr, torch
 

@@ -14,40 +14,42 @@ import numpy as np
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Instances
-from detectron2.utils.visualizer import Visualizer
-from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from .modeling import SAMDETR
+
+try:
+    from detectron2.utils.visualizer import Visualizer
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise ImportError(f"drawing needs {error.name}: run `pip install samdetr[draw]`") from error
 
 Picture = np.ndarray  # (H, W, 3) uint8 RGB
 DRAWN_WIDTH = 384  # pixels, so that labels are legible on small images
 
 
 def to_picture(image: Tensor, input_format: str) -> Picture:
-    """A (3, H, W) tensor of 0 to 255, in the model's channel order, as a picture."""
+    """A (3, H, W) tensor of 0 to 255, in the model's channel order, at least DRAWN_WIDTH wide."""
     channels = image.permute(1, 2, 0).to("cpu", torch.uint8).numpy()
-    return channels[..., ::-1] if input_format == "BGR" else channels
+    picture = Image.fromarray(channels[..., ::-1] if input_format == "BGR" else channels)
+    scale = max(1.0, DRAWN_WIDTH / picture.width)
+    return np.asarray(picture.resize([round(scale * x) for x in picture.size]))
 
 
-def draw_instances(picture: Picture, instances: Instances, metadata: Metadata) -> Picture:
-    """Draw `pred_boxes` with class and score, or else `gt_boxes` with class.
-
-    Args:
-        picture: the image, as large as `instances.image_size` says.
-        metadata: of the data set, for `thing_classes`.
-
-    Returns:
-        A picture at least `DRAWN_WIDTH` wide, of the same shape.
-    """
-    scale = max(1.0, DRAWN_WIDTH / picture.shape[1])
-    visualizer = Visualizer(picture, metadata, scale=scale)
-    if instances.has("pred_boxes"):
-        return visualizer.draw_instance_predictions(instances.to("cpu")).get_image()
+def draw_ground_truth(picture: Picture, instances: Instances, metadata: Metadata) -> Picture:
+    """Draw `gt_boxes` and the names of `gt_classes`, scaled to the size of the picture."""
+    height, width = instances.image_size
+    boxes = instances.gt_boxes.clone()
+    boxes.scale(picture.shape[1] / width, picture.shape[0] / height)
     names = metadata.get("thing_classes")
-    classes = instances.gt_classes.tolist()
-    labels = [names[i] if names else str(i) for i in classes]
-    return visualizer.overlay_instances(boxes=instances.gt_boxes, labels=labels).get_image()
+    labels = [names[i] if names else str(i) for i in instances.gt_classes.tolist()]
+    return Visualizer(picture, metadata).overlay_instances(boxes=boxes, labels=labels).get_image()
+
+
+def draw_detections(picture: Picture, instances: Instances, metadata: Metadata) -> Picture:
+    """Draw `pred_boxes` with class and score."""
+    return Visualizer(picture, metadata).draw_instance_predictions(instances.to("cpu")).get_image()
 
 
 @torch.no_grad()
@@ -59,19 +61,20 @@ def draw_comparison(
     Args:
         model: a detector in evaluation mode.
         inputs: per image `image` and `instances`, as the training mapper gives them.
-        metadata: of the data set.
+        metadata: of the data set, for `thing_classes`.
         threshold: lowest score of a detection that is drawn.
     """
     figure = Figure(figsize=(2.4 * len(inputs), 5.2), layout="constrained")
     axes = figure.subplots(2, len(inputs), squeeze=False)
-    for column, entry in zip(axes.T, inputs):
-        size = dict(zip(("height", "width"), entry["image"].shape[1:]))
-        found = model([{"image": entry["image"], **size}])[0]["instances"]
+    for (upper, lower), entry in zip(axes.T, inputs):
         picture = to_picture(entry["image"], model.input_format)
-        drawn = (entry["instances"], found[found.scores >= threshold])
-        for axis, instances in zip(column, drawn):
-            axis.imshow(draw_instances(picture, instances, metadata))
-            axis.set_axis_off()
+        size = dict(zip(("height", "width"), picture.shape[:2]))
+        found = model([{"image": entry["image"], **size}])[0]["instances"]
+        found = found[found.scores >= threshold]
+        upper.imshow(draw_ground_truth(picture, entry["instances"], metadata))
+        lower.imshow(draw_detections(picture, found, metadata))
+    for axis in axes.flat:
+        axis.set_axis_off()
     axes[0, 0].set_title("ground truth", loc="left")
     axes[1, 0].set_title(f"detections, score ≥ {threshold:g}", loc="left")
     return figure

@@ -1,0 +1,88 @@
+"""Pictures of a run: what they show is where it should be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_batch, make_model
+from detectron2.data import Metadata
+from detectron2.structures import Boxes, Instances
+
+from samdetr import visualize
+
+METADATA = Metadata(thing_classes=[f"class {i}" for i in range(5)])
+REPORT = Path(__file__).parents[1] / "tools" / "report.py"
+
+
+@pytest.mark.parametrize(("input_format", "red"), [("RGB", 0), ("BGR", 2)])
+def test_picture_is_rgb_and_wide_enough_for_labels(input_format, red):
+    image = torch.zeros(3, 20, 48, dtype=torch.uint8)
+    image[red] = 255
+
+    picture = visualize.to_picture(image, input_format)
+
+    assert picture.shape == (160, visualize.DRAWN_WIDTH, 3)
+    assert (picture == [255, 0, 0]).all()
+    assert visualize.to_picture(torch.zeros(3, 20, 500), "RGB").shape == (20, 500, 3)
+
+
+def test_ground_truth_is_drawn_around_its_box_in_the_enlarged_picture():
+    picture = np.full((400, 400, 3), 127, dtype=np.uint8)
+    boxes = Boxes(torch.tensor([[25.0, 50.0, 75.0, 90.0]]))
+    instances = Instances((100, 100), gt_boxes=boxes, gt_classes=torch.tensor([3]))
+
+    drawn = visualize.draw_ground_truth(picture, instances, METADATA)
+
+    rows, columns = np.nonzero((drawn != picture).any(-1))
+    assert drawn.shape == picture.shape
+    assert abs(rows.max() - 360) <= 4 and abs(columns.max() - 300) <= 4
+    assert abs(rows.min() - 200) <= 20 and abs(columns.min() - 100) <= 4  # the label is above
+    inside = (drawn == picture)[240:340, 120:280]
+    assert inside.all()
+
+
+def test_comparison_shows_every_image_twice_and_only_detections_above_the_threshold():
+    model, inputs = make_model().eval(), make_batch()
+
+    figure = visualize.draw_comparison(model, inputs, METADATA, threshold=0.999)
+
+    upper, lower = figure.axes[: len(inputs)], figure.axes[len(inputs) :]
+    assert len(upper) == len(lower) == 2
+    for axis, entry in zip(lower, inputs):
+        picture = visualize.to_picture(entry["image"], "RGB")
+        assert (axis.images[0].get_array() == picture).all()
+    first = visualize.to_picture(inputs[0]["image"], "RGB")
+    assert (upper[0].images[0].get_array() != first).any()
+
+
+def test_curves_are_the_numbers_of_metrics_json(tmp_path):
+    lines = [
+        {"iteration": 19, "total_loss": 4.0, "loss_ce": 1.0},
+        {"iteration": 39, "total_loss": 2.0, "loss_ce": 0.5, "bbox/AP": 30.0},
+        {"iteration": 59, "bbox/AP": 50.0},
+    ]
+    file = tmp_path / "metrics.json"
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    metrics = visualize.read_metrics(file)
+    left, right = visualize.plot_curves(metrics).axes
+
+    curves = {x.get_label(): x.get_xydata().tolist() for x in left.lines + right.lines}
+    assert curves["total, all layers"] == [[19, 4.0], [39, 2.0]]
+    assert curves["class, last layer"] == [[19, 1.0], [39, 0.5]]
+    assert curves["AP"] == [[39, 30.0], [59, 50.0]]
+
+
+def test_report_says_what_is_missing_in_a_folder(tmp_path):
+    finished = subprocess.run(
+        [sys.executable, REPORT, tmp_path], capture_output=True, text=True, check=False
+    )
+
+    assert finished.returncode != 0
+    assert f"{tmp_path / 'config.yaml'} is missing" in finished.stderr
