@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_batch, make_model
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
+from conftest import make_batch, make_model
 from samdetr import visualize
 
 METADATA = Metadata(thing_classes=[f"class {i}" for i in range(5)])

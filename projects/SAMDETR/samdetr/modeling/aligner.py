@@ -23,6 +23,7 @@ class Gate(nn.Module):
 
     def __init__(self, dim: int, num_points: int):
         super().__init__()
+        self.num_points = num_points
         self.coefficients = nn.Linear(dim, num_points * dim)
 
     def forward(self, features: Tensor, x: Tensor) -> Tensor:
@@ -38,6 +39,9 @@ class SemanticsAligner(nn.Module):
         resampler: features, keypoints and descriptor of a region (Eq. 3-5).
         content_gate: reweighting of the features (Eq. 7).
         position_gate: reweighting of the position embeddings (Eq. 8).
+
+    Raises:
+        ValueError: if the parts do not fit together.
     """
 
     def __init__(
@@ -53,6 +57,17 @@ class SemanticsAligner(nn.Module):
         self.content_gate = content_gate
         self.position_gate = position_gate
         self.num_points = resampler.num_points
+        for name, gate in (("content_gate", content_gate), ("position_gate", position_gate)):
+            if gate.num_points != self.num_points:
+                raise ValueError(
+                    f"{name}.num_points is {gate.num_points}, but the resampler gives "
+                    f"{self.num_points} keypoints"
+                )
+        if pooler.size != resampler.region_size:
+            raise ValueError(
+                f"the pooler gives {pooler.size} x {pooler.size} bins, but the resampler takes "
+                f"region_size={resampler.region_size}"
+            )
 
     def forward(
         self, x: Tensor, position: Tensor, boxes: Tensor, level: FeatureLevel

@@ -9,8 +9,6 @@ Units:  boxes are (cx, cy, w, h), fractions of the unpadded image, from a sigmoi
 
 from __future__ import annotations
 
-import math
-
 import torch
 from detectron2.layers import ROIAlign
 from torch import Tensor, nn
@@ -68,7 +66,11 @@ class SeparablePooler(nn.Module):
 
     def forward(self, boxes: Tensor, level: FeatureLevel) -> Tensor:
         """Returns: (B, N, C, R, R), differentiable by the features but not by the boxes."""
-        (height, width), rois = level.size, boxes_in_cells(boxes, level)
+        with torch.autocast(boxes.device.type, enabled=False):  # in float32, as the operator
+            return self._pool(boxes_in_cells(boxes, level), level)
+
+    def _pool(self, rois: Tensor, level: FeatureLevel) -> Tensor:
+        height, width = level.size
         weight_x = self._weights(rois[..., 0], rois[..., 2], width)  # (B, N, R, W)
         weight_y = self._weights(rois[..., 1], rois[..., 3], height)  # (B, N, R, H)
         features = level.tokens.float().unflatten(1, (height, -1)).flatten(2)  # (B, H, W * C)
@@ -80,15 +82,14 @@ class SeparablePooler(nn.Module):
         """Weights of the cells of one axis in each bin of intervals [start, end], (…, R, cells)."""
         bin_size = (end - start)[..., None, None] / self.size  # (…, 1, 1)
         samples = bin_size.ceil()  # of a bin, as the operator's adaptive sampling has it
-        # No box is larger than the image, so this bounds `samples` without asking the device.
-        index = torch.arange(max(1, math.ceil(cells / self.size)), device=start.device)
+        # No box is larger than the image but for rounding: a bound that asks nothing of the device.
+        index = torch.arange(cells // self.size + 1, device=start.device)
         bins = torch.arange(self.size, device=start.device)[:, None]
         offset = bins + (index + 0.5) / samples.clamp(min=1)  # (…, R, samples) in bins
         position = start[..., None, None] - 0.5 + offset * bin_size
         inside = (index < samples) & (position >= -1) & (position <= cells)
         position = position.clamp(0, cells - 1)
         grid = torch.arange(cells, device=start.device)
-        hat = (1 - (position[..., None] - grid).abs()).clamp(
-            min=0
-        )  # bilinear, (…, R, samples, cells)
+        # Bilinear weights of the cells in every sample: (…, R, samples, cells).
+        hat = (1 - (position[..., None] - grid).abs()).clamp(min=0)
         return (hat * (inside / samples.clamp(min=1))[..., None]).sum(-2)

@@ -33,6 +33,12 @@ def sine_embedding(points: Tensor, dim: int, temperature: float = 10000.0) -> Te
     return embedding.flip(-2).flatten(-2)
 
 
+def check_sine_dim(dim: int) -> None:
+    """Raise ValueError unless a sine embedding can have this many channels."""
+    if dim % 4:
+        raise ValueError(f"dim must be a multiple of 4, got {dim}")
+
+
 class SinePosition(nn.Module):
     """Position encoding of the cells of a feature map.
 
@@ -44,8 +50,7 @@ class SinePosition(nn.Module):
 
     def __init__(self, dim: int, offset: float = 0.5):
         super().__init__()
-        if dim % 4:
-            raise ValueError(f"dim must be a multiple of 4, got {dim}")
+        check_sine_dim(dim)
         self.dim = dim
         self.offset = offset
 
@@ -69,6 +74,7 @@ class SineQueryPosition(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
+        check_sine_dim(dim)
         self.dim = dim
 
     def forward(self, boxes: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class KeypointResampler(nn.Module):
     ):
         super().__init__()
         self.num_points = num_points
+        self.region_size = region_size
         self.reduce = nn.Conv2d(dim, reduced_dim, kernel_size=1)
         self.describe = MLP(reduced_dim * region_size**2, list(hidden_dims))
         self.keypoints = nn.Linear(hidden_dims[-1], 2 * num_points)

@@ -26,6 +26,7 @@ class GaussianPrior(PaddingPrior):
 
     def __init__(self, descriptor_dim: int, num_points: int, bandwidth: float = 8.0):
         super().__init__()
+        self.num_points = num_points
         self.bandwidth = bandwidth
         self.scale = nn.Linear(descriptor_dim, 2 * num_points)
         self.reset_parameters()

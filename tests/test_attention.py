@@ -1,0 +1,242 @@
+"""The attention kernel against loops, and the attention modules against torch's."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import oracles
+from conftest import assert_gradients_reach_all, make_aligned, make_level, randomize
+from samdetr.modeling import (
+    AlignedCrossAttention,
+    DETRCrossAttention,
+    DETRSelfAttention,
+    PaddingPrior,
+    SelfAttention,
+)
+from samdetr.modeling.attention import MultiheadAttention, attend, merge_heads, split_heads
+
+PADDING = torch.arange(11) >= torch.tensor([[11], [6]])  # (B, S)
+
+
+def make_attend(shared, heads=4):
+    """Query, key, value and bias; keys in several heads or shared by all."""
+    query = torch.randn(2, heads, 5, 8, requires_grad=True)
+    key = torch.randn(2, 1 if shared else heads, 11, 8, requires_grad=True)
+    value = torch.randn(2, heads, 11, 3, requires_grad=True)
+    bias = torch.randn(2, heads, 5, 11).masked_fill(PADDING[:, None, None], -math.inf)
+    return query, key, value, bias
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_attend_equals_one_query_at_a_time(shared):
+    query, key, value, bias = make_attend(shared)
+    expected = oracles.attention(query, key.expand(-1, 4, -1, -1), value, bias)
+    assert_close(attend(query, key, value, bias), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_shared_keys_equal_copied_keys_and_so_do_gradients(biased):
+    query, key, value, bias = make_attend(shared=True)
+    results = []
+    for keys in (key, key.expand(-1, 4, -1, -1)):
+        out = attend(query, keys, value, bias if biased else None)
+        results.append((out, *torch.autograd.grad(out.sin().sum(), (query, key, value))))
+    for ours, copied in zip(*results, strict=True):
+        assert_close(ours, copied, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_bias_of_attend_broadcasts_over_heads_and_queries(shared):
+    query, key, value, _ = make_attend(shared)
+    bias = torch.randn(2, 1, 1, 11)
+    out = attend(query, key, value, bias)
+    assert_close(out, attend(query, key, value, bias.expand(2, 4, 5, 11).contiguous()))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_keys_with_infinite_bias_get_exactly_no_attention(shared):
+    query, key, value, bias = make_attend(shared)
+    attend(query, key, value, bias).sum().backward()
+    assert not value.grad[1, :, 6:].any()
+    assert not key.grad[1, :, 6:].any()
+    assert value.grad[0].all()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_attend_drops_weights_with_the_given_probability(shared):
+    query, key, _, _ = make_attend(shared, heads=2)
+    value = torch.eye(11).expand(2, 2, 11, 11)  # the output is the attention itself
+    weights = attend(query, key, value)
+    dropped = torch.stack([attend(query, key, value, dropout=0.3) for _ in range(50)])
+    assert 0.27 < (dropped == 0).float().mean() < 0.33
+    assert_close(dropped, torch.where(dropped == 0, 0, weights / 0.7), atol=1e-5, rtol=1e-5)
+
+
+def test_heads_are_consecutive_channels_and_merge_into_what_they_were():
+    x = torch.randn(2, 5, 12)
+    for head, channels in enumerate(x.split(4, dim=-1)):
+        assert_close(split_heads(x, 3)[:, head], channels)
+    assert_close(merge_heads(split_heads(x, 3)), x)
+
+
+def test_multi_head_attention_equals_torchs_with_the_same_weights():
+    attention = randomize(MultiheadAttention(32, 4))
+    query, key, value = torch.randn(2, 5, 32), torch.randn(2, 11, 32), torch.randn(2, 11, 32)
+    bias = torch.zeros(2, 11).masked_fill(PADDING, -math.inf)[:, None, None]
+    expected, _ = oracles.torch_attention(attention)(query, key, value, key_padding_mask=PADDING)
+    assert_close(attention(query, key, value, bias), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_detr_self_attention_adds_positions_to_queries_and_keys_but_not_to_values():
+    attention = randomize(DETRSelfAttention(32, 4))
+    x, position = torch.randn(2, 2, 5, 32)
+    expected, _ = oracles.torch_attention(attention)(x + position, x + position, x)
+    assert_close(attention(x, position), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_detr_cross_attention_equals_torchs_with_padded_keys():
+    attention = randomize(DETRCrossAttention(32, 4, PaddingPrior()))
+    aligned, level = make_aligned(num_points=1), make_level()
+    expected, _ = oracles.torch_attention(attention)(
+        (aligned.content + aligned.position)[:, :, 0],
+        level.tokens + level.position,
+        level.tokens,
+        key_padding_mask=level.padding,
+    )
+    assert_close(attention(aligned, level), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_self_attention_adds_content_and_position_after_their_projections():
+    attention = randomize(SelfAttention(32, 4))
+    x, position = torch.randn(2, 2, 5, 32)
+    query = attention.query_content(x) + attention.query_position(position)
+    key = attention.key_content(x) + attention.key_position(position)
+    heads = [split_heads(y, 4) for y in (query, key, attention.value(x))]
+    out = merge_heads(oracles.attention(*heads, torch.zeros(2, 4, 5, 5)))
+    assert_close(attention(x, position), attention.output(out), atol=1e-5, rtol=1e-5)
+
+
+class RandomPrior(PaddingPrior):
+    """A prior that differs between heads, queries and cells, and rules out the padding."""
+
+    def forward(self, aligned, level):
+        queries, heads = aligned.content.shape[1:3]
+        bias = torch.linspace(-3, 3, heads * queries * level.padding.shape[1])
+        bias = bias.sin().view(1, heads, queries, -1)
+        return bias.masked_fill(level.padding[:, None, None], -math.inf)
+
+
+def test_every_head_of_aligned_cross_attention_asks_for_its_own_keypoint():
+    attention = randomize(AlignedCrossAttention(32, 8, RandomPrior()))
+    aligned, level = make_aligned(num_points=8), make_level()
+    key = attention.key_content(level.tokens) + attention.key_position(level.position)
+    values = attention.value(level.tokens).split(4, dim=-1)
+    bias, outputs = RandomPrior()(aligned, level), []
+    for head in range(8):
+        query = attention.query_content(aligned.content[:, :, head])
+        query = query + attention.query_position(aligned.position[:, :, head])
+        one = (query[:, None], key[:, None], values[head][:, None], bias[:, head : head + 1])
+        outputs.append(oracles.attention(*one)[:, 0])
+    expected = attention.output(torch.cat(outputs, dim=-1))
+    assert_close(attention(aligned, level), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_padding_prior_is_nothing_but_minus_infinity_on_padding():
+    level = make_level()
+    bias = PaddingPrior()(make_aligned(), level)
+    assert bias.shape == (2, 1, 1, 35)
+    assert_close(bias[:, 0, 0], torch.where(level.padding, -math.inf, 0.0))
+
+
+CROSS = {
+    "aligned": (lambda: AlignedCrossAttention(32, 8, PaddingPrior()), 8),
+    "detr": (lambda: DETRCrossAttention(32, 8, PaddingPrior()), 1),
+}
+
+
+@pytest.mark.parametrize("kind", CROSS)
+def test_what_stands_in_padded_cells_does_not_matter(kind):
+    make, points = CROSS[kind]
+    attention, aligned, level = randomize(make()), make_aligned(points), make_level()
+    noise = 1e3 * torch.randn_like(level.tokens) * level.padding[..., None]
+    other = level._replace(tokens=level.tokens + noise, position=level.position - noise)
+    assert torch.equal(attention(aligned, level), attention(aligned, other))
+
+
+@pytest.mark.parametrize("kind", CROSS)
+def test_the_order_of_the_cells_does_not_matter(kind):
+    make, points = CROSS[kind]
+    attention, aligned, level = randomize(make()), make_aligned(points), make_level()
+    order = torch.randperm(35)
+    shuffled = level._replace(
+        tokens=level.tokens[:, order],
+        position=level.position[:, order],
+        padding=level.padding[:, order],
+    )
+    assert_close(attention(aligned, level), attention(aligned, shuffled), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", CROSS)
+def test_cross_attention_treats_queries_and_images_one_by_one(kind):
+    make, points = CROSS[kind]
+    attention, aligned, level = randomize(make()), make_aligned(points), make_level()
+    out = attention(aligned, level)
+    some = type(aligned)(*(x[1:, 2:4] for x in aligned))
+    second = level._replace(**{k: getattr(level, k)[1:] for k in ("tokens", "position", "padding")})
+    assert_close(attention(some, second), out[1:, 2:4], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", CROSS)
+def test_gradients_reach_every_parameter_of_cross_attention(kind):
+    make, points = CROSS[kind]
+    attention = make()
+    attention(make_aligned(points), make_level()).sin().sum().backward()
+    assert_gradients_reach_all(attention)
+
+
+@pytest.mark.parametrize("kind", [SelfAttention, DETRSelfAttention])
+def test_self_attention_permutes_with_the_queries(kind):
+    attention, order = randomize(kind(32, 4)), torch.randperm(5)
+    x, position = torch.randn(2, 2, 5, 32)
+    out = attention(x, position)
+    assert_close(attention(x[:, order], position[:, order]), out[:, order], atol=1e-5, rtol=1e-5)
+    out.sin().sum().backward()
+    assert_gradients_reach_all(attention)
+
+
+MODULES = {
+    "multi-head": lambda **kw: MultiheadAttention(num_heads=4, **kw),
+    "detr self": lambda **kw: DETRSelfAttention(num_heads=4, **kw),
+    "self": lambda **kw: SelfAttention(num_heads=4, **kw),
+    "detr cross": lambda **kw: DETRCrossAttention(num_heads=4, prior=PaddingPrior(), **kw),
+    "aligned cross": lambda **kw: AlignedCrossAttention(num_heads=4, prior=PaddingPrior(), **kw),
+}
+INPUTS = {
+    "multi-head": lambda: torch.randn(3, 2, 5, 32),
+    "detr self": lambda: torch.randn(2, 2, 5, 32),
+    "self": lambda: torch.randn(2, 2, 5, 32),
+    "detr cross": lambda: (make_aligned(1), make_level()),
+    "aligned cross": lambda: (make_aligned(4), make_level()),
+}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_heads_that_do_not_divide_the_width_are_an_error(kind):
+    with pytest.raises(ValueError, match="dim must be a multiple of num_heads, got 30 and 4"):
+        MODULES[kind](dim=30)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_dropout_acts_on_the_output_and_the_weights_in_training_only(kind):
+    attention, inputs = randomize(MODULES[kind](dim=32, dropout=0.5)), INPUTS[kind]()
+    first, second = attention(*inputs), attention(*inputs)
+    assert 0.3 < (first == 0).float().mean() < 0.7
+    kept = (first != 0) & (second != 0)
+    assert not first[kept].allclose(second[kept])  # the weights were dropped otherwise
+    attention.eval()
+    assert torch.equal(attention(*inputs), attention(*inputs))
+    plain = MODULES[kind](dim=32, dropout=0.0)
+    plain.load_state_dict(attention.state_dict())
+    assert_close(plain.train()(*inputs), attention(*inputs), atol=1e-6, rtol=1e-6)

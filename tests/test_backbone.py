@@ -1,0 +1,56 @@
+"""Backbones against torchvision's with the same weights."""
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from torch.testing import assert_close
+from torchvision.models import resnet50
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from conftest import MODELS, randomize, randomize_statistics
+from samdetr.convert import DETR, rename
+from samdetr.modeling import mini_resnet
+
+STAGES = {f"layer{i}": f"res{i + 1}" for i in (1, 2, 3, 4)}
+
+
+def make_twin(dilated):
+    """torchvision's ResNet-50."""
+    strides = [False, False, dilated]
+    twin = resnet50(norm_layer=FrozenBatchNorm2d, replace_stride_with_dilation=strides)
+    return randomize_statistics(twin)
+
+
+@pytest.mark.parametrize(("config", "dilated"), [("sam_detr", False), ("sam_detr_dc5", True)])
+def test_every_stage_equals_torchvisions_with_the_same_weights(config, dilated):
+    backbone = LazyConfig.load(str(MODELS / f"{config}.py")).model.backbone
+    backbone.out_features = [*STAGES.values()]
+    ours, twin = instantiate(backbone), make_twin(dilated)
+    weights = {
+        rename(f"backbone.0.body.{k}", DETR).removeprefix("backbone."): v
+        for k, v in twin.state_dict().items()
+        if not k.startswith("fc.")
+    }
+    ours.load_state_dict(weights)
+    images = torch.randn(2, 3, 65, 96)
+    with torch.no_grad():
+        features, expected = ours(images), IntermediateLayerGetter(twin, STAGES)(images)
+    for name in STAGES.values():
+        scale = expected[name].abs().max()
+        assert_close(features[name] / scale, expected[name] / scale, atol=1e-5, rtol=0)
+    stride = ours.output_shape()["res5"].stride
+    assert stride == (16 if dilated else 32)
+    assert features["res5"].shape[-2:] == (-(-65 // stride), 96 // stride)
+
+
+def test_the_stem_and_res2_are_frozen_and_nothing_else():
+    backbone = instantiate(LazyConfig.load(str(MODELS / "sam_detr_dc5.py")).model.backbone)
+    for name, parameter in backbone.named_parameters():
+        assert parameter.requires_grad == (not name.startswith(("stem.", "res2."))), name
+
+
+def test_gradients_reach_every_parameter_of_the_mini_backbone():
+    backbone = randomize(mini_resnet(("res3", "res5"), norm="BN"), std=0.1)
+    sum(x.sin().sum() for x in backbone(torch.randn(2, 3, 32, 64)).values()).backward()
+    assert all(x.grad is not None and x.grad.any() for x in backbone.parameters())

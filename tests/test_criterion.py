@@ -1,0 +1,145 @@
+"""Set losses against loops, their names, and their mean over processes."""
+
+import math
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+import oracles
+from conftest import NUM_CLASSES, make_predictions, make_targets
+from samdetr.modeling import HungarianMatcher, SetCriterion
+from samdetr.structures import Predictions, Targets
+
+LAYERS = ["_0", "_1", ""]  # of three decoder layers
+
+
+def make_criterion(**settings):
+    return SetCriterion(HungarianMatcher(), **settings)
+
+
+@pytest.mark.parametrize("counts", [(3, 0), (2, 4), (0, 0), (9, 1)])
+def test_losses_of_every_layer_equal_loops_over_queries_classes_and_pairs(counts):
+    predictions, targets = make_predictions(), make_targets(counts)
+    criterion = make_criterion()
+    losses = criterion(predictions, targets)
+    matches = criterion.matcher(predictions, targets)
+    for layer, suffix in enumerate(LAYERS):
+        pairs = [pair[1:] for pair in zip(*(x.tolist() for x in matches)) if pair[0] == layer]
+        expected = oracles.set_losses(
+            predictions.logits[layer], predictions.boxes[layer], targets, pairs
+        )
+        for name, value in expected.items():
+            assert float(losses[name + suffix]) == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("counts", [(3, 0), (0, 0), (9, 9)])
+def test_the_names_of_the_losses_depend_on_the_depth_alone(depth, counts):
+    losses = make_criterion()(make_predictions(depth), make_targets(counts))
+    suffixes = [*(f"_{i}" for i in range(depth - 1)), ""]
+    names = ("loss_ce", "loss_bbox", "loss_giou")
+    assert [*losses] == [name + suffix for name in names for suffix in suffixes]
+    assert all(loss.shape == () for loss in losses.values())
+
+
+@pytest.mark.parametrize("weight", ["class_weight", "bbox_weight", "giou_weight"])
+def test_each_weight_scales_one_loss(weight):
+    predictions, targets = make_predictions(), make_targets()
+    before = make_criterion(**{weight: 1.0})(predictions, targets)
+    after = make_criterion(**{weight: 3.0})(predictions, targets)
+    scaled = {"class_weight": "ce", "bbox_weight": "bbox", "giou_weight": "giou"}[weight]
+    for name in before:
+        assert_close(after[name], before[name] * (3 if scaled in name else 1))
+
+
+def test_without_focus_the_class_loss_is_half_the_binary_cross_entropy():
+    predictions, targets = make_predictions(depth=1), make_targets((2, 3))
+    criterion = make_criterion(class_weight=1.0, alpha=0.5, gamma=0.0)
+    _, image, query, target = criterion.matcher(predictions, targets)
+    truth = torch.zeros(2, 6, NUM_CLASSES)
+    truth[image, query, targets.labels[image, target]] = 1
+    expected = F.binary_cross_entropy_with_logits(predictions.logits[0], truth, reduction="sum")
+    assert_close(criterion(predictions, targets)["loss_ce"], expected / 2 / 5)
+
+
+def test_predictions_on_the_ground_truth_have_no_box_loss_whatever_their_order():
+    targets, predictions = make_targets((6, 6)), make_predictions(num_queries=6)
+    for layer in range(3):
+        predictions.boxes[layer] = targets.boxes[:, torch.randperm(6)]
+    matched_by_box = SetCriterion(HungarianMatcher(class_weight=0.0))
+    losses = matched_by_box(predictions, targets)
+    for suffix in LAYERS:
+        assert float(losses["loss_bbox" + suffix]) == 0
+        assert float(losses["loss_giou" + suffix]) == pytest.approx(0, abs=1e-5)
+
+
+def with_gradients(predictions):
+    return Predictions(*(x.requires_grad_() for x in predictions))
+
+
+def test_a_batch_without_objects_has_finite_losses_and_gradients():
+    predictions = with_gradients(make_predictions())
+    losses = make_criterion()(predictions, make_targets((0, 0)))
+    sum(losses.values()).backward()
+    for suffix in LAYERS:
+        assert losses["loss_bbox" + suffix] == 0
+        assert losses["loss_giou" + suffix] == 0
+        assert losses["loss_ce" + suffix] > 0
+    assert (predictions.logits.grad > 0).all()  # every class is pushed down
+    assert not predictions.boxes.grad.any()
+
+
+def test_gradients_reach_matched_boxes_and_all_logits_of_every_layer():
+    predictions, criterion = with_gradients(make_predictions()), make_criterion()
+    targets = make_targets((3, 2))
+    sum(criterion(predictions, targets).values()).backward()
+    layer, image, query, _ = criterion.matcher(predictions, targets)
+    matched = torch.zeros(3, 2, 6, dtype=torch.bool)
+    matched[layer, image, query] = True
+    assert torch.equal(predictions.boxes.grad.any(-1), matched)
+    assert predictions.logits.grad.all()
+
+
+def test_a_loss_that_is_not_finite_is_left_so():
+    predictions = make_predictions()
+    predictions.logits[2, 0, 0, 0] = math.nan
+    losses = make_criterion()(predictions, make_targets())
+    assert losses["loss_ce"].isnan()
+    assert losses["loss_ce_0"].isfinite()
+
+
+def global_batch():
+    """The same predictions and ground truth in every process, with unequal counts."""
+    torch.manual_seed(5)
+    return make_predictions(batch=4), make_targets((5, 1, 0, 0))
+
+
+def losses_of_a_process(rank, folder):
+    """The losses of every process's two images of the global batch, saved in a folder."""
+    distributed.init_process_group(
+        "gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(minutes=2)
+    )
+    predictions, targets = global_batch()
+    mine = slice(2 * rank, 2 * rank + 2)
+    losses = make_criterion()(
+        Predictions(*(x[:, mine] for x in predictions)),
+        Targets(targets.labels[mine], targets.boxes[mine], targets.counts[mine]),
+    )
+    torch.save(losses, f"{folder}/{rank}.pth")
+    distributed.destroy_process_group()
+
+
+def test_the_mean_over_two_processes_is_the_loss_of_one_with_all_images(tmp_path):
+    other = multiprocessing.get_context("spawn").Process(
+        target=losses_of_a_process, args=(1, str(tmp_path))
+    )
+    other.start()
+    losses_of_a_process(0, str(tmp_path))
+    other.join()
+    halves = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
+    for name, expected in make_criterion()(*global_batch()).items():
+        assert_close((halves[0][name] + halves[1][name]) / 2, expected)

@@ -1,0 +1,247 @@
+"""Decoder layer, prediction heads and the way of the reference from layer to layer."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from conftest import (
+    VARIANTS,
+    assert_gradients_reach_all,
+    make_boxes,
+    make_level,
+    make_model,
+    make_pyramid,
+    make_queries,
+    pad_level,
+    randomize,
+)
+from samdetr.convert import DETR, rename
+from samdetr.modeling import Decoder, DETRPredictionHead, PredictionHead, SelfAttention
+from samdetr.modeling.decoder import DecoderLayer
+
+DIM, QUERIES = 64, 12  # of the models of make_model
+
+
+def make_decoder(variant="sam_detr", **overrides):
+    return randomize(make_model(variant, **overrides).decoder, std=0.15)
+
+
+def run(decoder, queries=None, level=None):
+    queries = queries or make_queries(2, QUERIES, DIM)
+    return decoder(queries, [level or make_level(dim=DIM)])
+
+
+def test_a_detr_layer_equals_torchs_with_the_same_weights():
+    twin = nn.TransformerDecoderLayer(DIM, 8, 32, dropout=0.0, batch_first=True)
+    randomize(twin)
+    layer, prefix = make_model("detr").decoder.layers[0], "transformer.decoder.layers.0."
+    layer.load_state_dict(
+        {
+            rename(prefix + k, DETR).removeprefix("decoder.layers.0."): v
+            for k, v in twin.state_dict().items()
+        }
+    )
+    x, level = torch.randn(2, 5, DIM), make_level(dim=DIM)
+    level = level._replace(position=torch.zeros_like(level.position))
+    out = layer(x, torch.zeros_like(x), make_boxes(), level)
+    expected = twin(x, level.tokens, memory_key_padding_mask=level.padding)
+    assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_layer_is_figure_2a(variant):
+    layer = make_decoder(variant).layers[0]
+    x, position = torch.randn(2, 2, 5, DIM)
+    boxes, level = make_boxes(), make_level(dim=DIM)
+    attended = layer.norm1(x + layer.self_attention(x, position))
+    aligned = layer.aligner(attended, position, boxes, level)
+    crossed = layer.norm2(attended + layer.cross_attention(aligned, level))
+    expected = layer.norm3(crossed + layer.feed_forward(crossed))
+    assert_close(layer(x, position, boxes, level), expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_more_padding_changes_nothing_for_boxes_away_from_it(variant):
+    layer, level = make_decoder(variant).layers[0], make_level(8, 9, [(8, 9), (6, 5)], dim=DIM)
+    x, position = torch.randn(2, 2, 5, DIM)
+    # Within a cell of the border RoIAlign reads the cell beyond, which padding adds.
+    boxes = torch.cat([torch.rand(2, 5, 2) * 0.2 + 0.4, torch.rand(2, 5, 2) * 0.3], dim=-1)
+    out = layer(x, position, boxes, level)
+    assert_close(layer(x, position, boxes, pad_level(level, 3, 2)), out, atol=1e-5, rtol=1e-5)
+
+
+def test_detr_does_not_see_padding_at_all():
+    decoder, level, queries = make_decoder("detr"), make_level(dim=DIM), make_queries(2, 12, DIM)
+    for before, after in zip(
+        run(decoder, queries, level), run(decoder, queries, pad_level(level, 2, 3)), strict=True
+    ):
+        assert_close(before, after, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_layers_of_a_decoder_follow_its_references(variant):
+    decoder, queries, level = make_decoder(variant), make_queries(2, 12, DIM), make_level(dim=DIM)
+    predictions = run(decoder, queries, level)
+    assert predictions.logits.shape == (3, 2, QUERIES, 5)
+    x, reference = queries.content, queries.reference
+    for i, layer in enumerate(decoder.layers):
+        boxes = reference.sigmoid()
+        x = layer(x, decoder.position(boxes), boxes, level)
+        head = decoder.heads[min(i, len(decoder.heads) - 1)]
+        y = head.norm(x) if variant == "detr" else x
+        offset = head.boxes(y)
+        assert_close(predictions.logits[i], head.classes(y))
+        if variant == "detr":
+            assert_close(predictions.boxes[i], offset.sigmoid())
+        else:
+            reference = reference + offset
+            assert_close(predictions.boxes[i], reference.sigmoid(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["sam_detr", "sam_detr_smca"])
+def test_predictions_start_at_the_reference_with_probability_one_in_a_hundred(variant):
+    decoder, queries = make_model(variant).decoder, make_queries(2, QUERIES, DIM)
+    for head in decoder.heads:
+        nn.init.zeros_(head.classes.weight)
+    predictions = run(decoder, queries)
+    assert_close(predictions.logits.sigmoid(), torch.full((3, 2, QUERIES, 5), 0.01))
+    assert_close(predictions.boxes, queries.reference.sigmoid().expand(3, -1, -1, -1))
+
+
+def test_classes_start_near_the_focal_prior_and_their_weight_is_no_xavier():
+    head = PredictionHead(DIM, 5)
+    assert_close(head.classes.bias, torch.full((5,), -math.log(0.99 / 0.01)))
+    assert 0 < head.classes.weight.abs().max() <= DIM**-0.5
+
+
+def test_detr_boxes_differ_from_the_start():
+    boxes = run(make_model("detr").decoder).boxes
+    assert boxes.flatten(1, 2).std(1).min() > 1e-4
+
+
+def box_gradient(decoder, layer):
+    """Gradient of the boxes of one layer by the references of the queries."""
+    queries = make_queries(2, QUERIES, DIM)
+    queries.reference.requires_grad_()
+    boxes = run(decoder, queries).boxes[layer]
+    (grad,) = torch.autograd.grad(boxes.sum(), queries.reference, allow_unused=True)
+    return torch.zeros_like(queries.reference) if grad is None else grad
+
+
+def test_the_first_reference_gets_its_gradient_through_the_first_box():
+    decoder = make_decoder()
+    assert box_gradient(decoder, 0).all()
+    assert not box_gradient(decoder, 1).any()
+    assert not box_gradient(decoder, 2).any()
+
+
+def test_with_smca_the_first_reference_hears_of_later_boxes_through_the_gaussian():
+    decoder = make_decoder("sam_detr_smca")
+    assert box_gradient(decoder, 0).all()
+    assert box_gradient(decoder, 2).all()
+
+
+@pytest.mark.parametrize("variant", ["sam_detr", "sam_detr_smca"])
+def test_a_box_loss_reaches_no_box_head_of_an_earlier_layer(variant):
+    decoder = make_decoder(variant)
+    run(decoder).boxes[2].sum().backward()
+    assert all(x.grad is None or not x.grad.any() for x in decoder.heads[:2].parameters())
+    assert decoder.heads[2].boxes[0].weight.grad.any()
+    assert decoder.layers[0].norm3.weight.grad.any()
+
+
+def test_a_box_far_out_still_answers_to_its_offset():
+    head = PredictionHead(DIM, 5)
+    reference = torch.full((1, 2, 4), 30.0) * torch.tensor([[-1.0], [1.0]])
+    _, boxes, following = head(torch.randn(1, 2, DIM), reference)
+    assert_close(boxes[0], torch.tensor([[1e-5], [1 - 1e-5]]).expand(2, 4), atol=1e-7, rtol=1e-2)
+    assert_close(following, reference)  # as in the released models, the clamp is not carried on
+
+
+def test_every_layer_has_a_head_of_its_own_and_detr_one_for_all():
+    assert len({id(x) for x in make_model("sam_detr").decoder.heads}) == 3
+    assert len(make_model("detr").decoder.heads) == 1
+    assert len(DETRPredictionHead(DIM, 5).for_layers(6)) == 1
+
+
+def test_layers_and_heads_start_apart():
+    decoder = make_model("sam_detr").decoder
+    for modules in (decoder.layers, decoder.heads):
+        for name, first in modules[0].named_parameters():
+            if first.dim() > 1 and first.any():
+                assert not first.allclose(modules[1].get_parameter(name)), name
+
+
+def test_every_matrix_of_a_layer_starts_within_xaviers_bound():
+    for name, weight in make_model("sam_detr_smca").decoder.layers.named_parameters():
+        if weight.dim() > 1:
+            fan_out, fan_in = weight.flatten(1).shape
+            bound = math.sqrt(6 / (fan_in + fan_out))
+            assert 0.8 * bound < weight.abs().max() <= bound, name
+
+
+class LevelOfEachLayer(nn.Module):
+    """A layer whose output tells which level it read."""
+
+    def forward(self, x, position, boxes, level, mask):
+        return torch.full_like(x, level.size[0])
+
+
+class Echo(PredictionHead):
+    def forward(self, x, reference):
+        return x[..., :5], reference, reference
+
+
+@pytest.mark.parametrize("levels", [[0], [1, 1, 0], [0, 1]])
+def test_every_layer_reads_the_level_it_is_told(levels):
+    position = make_model("sam_detr").decoder.position
+    decoder = Decoder(LevelOfEachLayer(), Echo(DIM, 5), position, levels)
+    pyramid = make_pyramid(DIM)
+    seen = decoder(make_queries(2, QUERIES, DIM), pyramid).logits[:, 0, 0, 0]
+    assert seen.tolist() == [pyramid[level].size[0] for level in levels]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_predictions_permute_with_queries_and_images(variant):
+    decoder, queries, level = make_decoder(variant), make_queries(2, 12, DIM), make_level(dim=DIM)
+    predictions, order = run(decoder, queries, level), torch.randperm(QUERIES)
+    flipped = level._replace(
+        tokens=level.tokens.flip(0), position=level.position.flip(0), padding=level.padding.flip(0)
+    )
+    if variant == "detr":
+        embedding = decoder.position.embedding.weight
+        embedding.data = embedding.data[order]
+    permuted = run(decoder, type(queries)(*(x.flip(0)[:, order] for x in queries[:2])), flipped)
+    for before, after in zip(predictions, permuted, strict=True):
+        assert_close(after, before.flip(1)[:, :, order], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_reach_every_parameter(variant):
+    decoder = make_decoder(variant)
+    sum(x.sin().sum() for x in run(decoder)).backward()
+    assert_gradients_reach_all(decoder)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_training_differs_from_inference_by_dropout_alone(variant, dropout):
+    decoder = make_decoder(variant, encoder__layer__dropout=dropout)
+    queries, level = make_queries(2, QUERIES, DIM), make_level(dim=DIM)
+    trained = run(decoder, queries, level).logits
+    assert trained.allclose(run(decoder.eval(), queries, level).logits) == (dropout == 0)
+
+
+def test_a_decoder_without_layers_is_an_error():
+    decoder = make_model("sam_detr").decoder
+    with pytest.raises(ValueError, match="levels must name a feature level"):
+        Decoder(decoder.layers[0], PredictionHead(DIM, 5), decoder.position, [])
+
+
+def test_aligner_and_cross_attention_must_agree_on_the_number_of_keypoints():
+    detr, ours = make_model("detr").decoder.layers[0], make_model("sam_detr").decoder.layers[0]
+    with pytest.raises(ValueError, match="gives 8 keypoints .* takes 1"):
+        DecoderLayer(SelfAttention(DIM, 8), ours.aligner, detr.cross_attention, DIM, 32)

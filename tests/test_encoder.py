@@ -1,0 +1,102 @@
+"""The encoder: torch's layers, all levels as one sequence, blind to padding."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import oracles
+from conftest import (
+    assert_gradients_reach_all,
+    crop_tokens,
+    make_level,
+    make_pyramid,
+    pad_level,
+    randomize,
+)
+from samdetr.convert import DETR, rename
+from samdetr.modeling import DenseAttention, Encoder, EncoderLayer
+
+
+def make_layer(dropout=0.0):
+    return EncoderLayer(DenseAttention(32, 4, dropout), 32, 64, dropout)
+
+
+def make_encoder(depth=2):
+    return randomize(Encoder(make_layer(), depth))
+
+
+def test_a_layer_without_positions_equals_torchs_with_the_same_weights():
+    twin = randomize(nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True))
+    ours, prefix = make_layer(), "transformer.encoder.layers.0."
+    ours.load_state_dict(
+        {
+            rename(prefix + k, DETR).removeprefix("encoder.layers.0."): v
+            for k, v in twin.state_dict().items()
+        }
+    )
+    level = make_level()
+    out = ours(level.tokens, torch.zeros_like(level.position), [level])
+    expected = twin(level.tokens, src_key_padding_mask=level.padding)
+    assert_close(out[~level.padding], expected[~level.padding], atol=1e-5, rtol=1e-5)
+
+
+def test_positions_are_added_to_queries_and_keys_but_not_to_values():
+    attention, level = randomize(DenseAttention(32, 4)), make_level()
+    located = level.tokens + level.position
+    expected, _ = oracles.torch_attention(attention)(
+        located, located, level.tokens, key_padding_mask=level.padding
+    )
+    out = attention(level.tokens, level.position, [level])
+    assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_levels_are_encoded_as_one_sequence_and_given_back_one_by_one():
+    encoder, pyramid = make_encoder(), make_pyramid()
+    encoded = encoder(pyramid)
+    joined = [torch.cat([getattr(x, k) for x in pyramid], dim=1) for k in pyramid[0]._fields[:3]]
+    whole = encoder([type(pyramid[0])(*joined, (1, joined[0].shape[1]))])[0]
+    assert_close(torch.cat([x.tokens for x in encoded], dim=1), whole.tokens)
+    for before, after in zip(pyramid, encoded, strict=True):
+        assert after.tokens.shape == before.tokens.shape
+        assert after.position is before.position
+        assert after.padding is before.padding
+        assert after.size == before.size
+
+
+def test_every_layer_adds_the_positions_anew():
+    encoder, level = make_encoder(depth=2), make_level()
+    x = encoder.layers[0](level.tokens, level.position, [level])
+    x = encoder.layers[1](x, level.position, [level])
+    assert_close(encoder([level])[0].tokens, x)
+
+
+def test_more_padding_changes_nothing_in_the_image():
+    encoder, level = make_encoder(), make_level()
+    padded = pad_level(level, rows=2, columns=3)
+    out = encoder([padded])[0].tokens
+    cropped = crop_tokens(out, padded.size, level.size)
+    valid = ~level.padding
+    assert_close(cropped[valid], encoder([level])[0].tokens[valid], atol=1e-5, rtol=1e-5)
+
+
+def test_images_of_a_batch_do_not_see_each_other():
+    encoder, level = make_encoder(), make_level()
+    out = encoder([level])[0].tokens
+    swapped = level._replace(
+        tokens=level.tokens.flip(0), position=level.position.flip(0), padding=level.padding.flip(0)
+    )
+    assert_close(encoder([swapped])[0].tokens, out.flip(0), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_every_parameter():
+    encoder = Encoder(make_layer(), 2)
+    sum(level.tokens.sin().sum() for level in encoder(make_pyramid())).backward()
+    assert_gradients_reach_all(encoder)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_training_differs_from_inference_by_dropout_alone(dropout):
+    encoder, level = Encoder(make_layer(dropout), 2), make_level()
+    trained = encoder([level])[0].tokens
+    assert trained.allclose(encoder.eval()([level])[0].tokens, atol=1e-6) == (dropout == 0)

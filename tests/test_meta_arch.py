@@ -1,0 +1,208 @@
+"""The whole model by Detectron2's contract, in miniature."""
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from torch.testing import assert_close
+
+from conftest import (
+    NUM_CLASSES,
+    VARIANTS,
+    make_batch,
+    make_config,
+    make_model,
+    randomize,
+)
+
+LOSSES = {f"loss_{x}{suffix}" for x in ("ce", "bbox", "giou") for suffix in ("_0", "_1", "")}
+
+
+def make_noisy_model(variant="sam_detr"):
+    """A model past the zeros it starts with, whose backbone still gives moderate numbers."""
+    model = make_model(variant)
+    randomize(model.decoder, std=0.1)
+    return model
+
+
+def predictions_of(model, batch):
+    """What a hook on the decoder sees."""
+    seen = []
+    handle = model.decoder.register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.no_grad():
+        model(batch)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("counts", [(0, 0), (3, 0), (2, 5), (20, 1)])
+def test_every_batch_has_the_same_finite_losses_and_gradients_for_all_parameters(variant, counts):
+    model = make_noisy_model(variant)
+    losses = model(make_batch(counts=counts))
+    assert set(losses) == LOSSES
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_gradient_of_every_matrix_is_not_zero_where_there_are_objects(variant):
+    model = make_noisy_model(variant)
+    sum(model(make_batch(counts=(3, 2))).values()).backward()
+    zero = {k for k, v in model.named_parameters() if v.dim() > 1 and not v.grad.any()}
+    # The content of the first layer's queries is zero, and so are these gradients.
+    assert all(name.startswith("decoder.layers.0.self_attention.") for name in zero), zero
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_hook_on_the_decoder_sees_the_predictions_of_all_layers(variant):
+    predictions = predictions_of(make_model(variant).eval(), make_batch())
+    assert predictions.logits.shape == (3, 2, 12, NUM_CLASSES)
+    assert predictions.boxes.shape == (3, 2, 12, 4)
+    assert predictions.boxes.min() >= 0
+    assert predictions.boxes.max() <= 1
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_one_config_value_sets_the_dropout_of_the_whole_transformer(variant, dropout):
+    model = make_model(variant, encoder__layer__dropout=dropout)
+    rates = [x.p for x in model.modules() if isinstance(x, torch.nn.Dropout) and x.p]
+    assert len(rates) == (3 + 4 * 3 if dropout else 0)  # an encoder layer has 3, a decoder layer 4
+    batch = make_batch()
+    trained, inferred = predictions_of(model.train(), batch), predictions_of(model.eval(), batch)
+    assert trained.logits.allclose(inferred.logits, atol=1e-5) == (dropout == 0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_predictions_permute_with_the_images_of_a_batch(variant):
+    model = make_noisy_model(variant).eval()
+    batch = make_batch(sizes=((48, 64), (40, 33), (64, 16)), counts=(1, 1, 1))
+    before, after = predictions_of(model, batch), predictions_of(model, batch[::-1])
+    for x, y in zip(before, after, strict=True):
+        assert_close(y, x.flip(1), atol=1e-4, rtol=1e-4)
+
+
+def test_images_are_normalised_then_padded_with_zeros_to_the_largest():
+    model, batch = make_model(), make_batch(sizes=((20, 30), (10, 45)), counts=(1, 1))
+    images, padding = model.batch(batch)
+    assert images.tensor.shape == (2, 3, 20, 45)
+    for i, (height, width) in enumerate(((20, 30), (10, 45))):
+        expected = torch.zeros(3, 20, 45)
+        mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+        pixels = batch[i]["image"].float().permute(1, 2, 0)
+        expected[:, :height, :width] = ((pixels - mean) / std).permute(2, 0, 1)
+        assert_close(images.tensor[i], expected)
+        assert not padding[i, :height, :width].any()
+        assert padding[i].sum() == 20 * 45 - height * width
+
+
+def test_images_of_bytes_and_of_floats_are_the_same():
+    model, batch = make_model().eval(), make_batch()
+    floats = [{"image": x["image"].float()} for x in batch]
+    for a, b in zip(predictions_of(model, batch), predictions_of(model, floats), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_images_of_a_batch_do_not_see_each_other():
+    model, batch = make_noisy_model().eval(), make_batch()
+    before = predictions_of(model, batch)
+    batch[1]["image"] = torch.zeros_like(batch[1]["image"])
+    after = predictions_of(model, batch)
+    assert_close(before.logits[:, 0], after.logits[:, 0], atol=1e-5, rtol=1e-5)
+    assert not before.logits[:, 1].allclose(after.logits[:, 1], atol=1e-5)
+
+
+def test_detections_are_scaled_to_the_size_asked_for_or_that_of_the_image():
+    model, batch = make_model().eval(), make_batch()
+    del batch[0]["instances"]  # inference needs none
+    found = [x["instances"] for x in model(batch)]
+    assert [x.image_size for x in found] == [(48, 64), (40, 33)]
+    assert [len(x) for x in found] == [60, 60]  # 12 queries and 5 classes, fewer than 100
+    batch[1].update(height=400, width=99)
+    larger = model(batch)[1]["instances"]
+    assert larger.image_size == (400, 99)
+    scale = torch.tensor([3.0, 10, 3, 10])
+    assert_close(larger.pred_boxes.tensor, found[1].pred_boxes.tensor * scale)
+
+
+def test_as_many_detections_as_asked_for():
+    (found,) = make_model(detections_per_image=7).eval()(make_batch(((30, 30),), (0,)))
+    assert len(found["instances"]) == 7
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("sizes", [((1, 1), (1, 1)), ((1, 300), (200, 1)), ((1, 1), (40, 64))])
+def test_images_of_one_pixel_and_of_extreme_shape_train_and_infer(variant, sizes):
+    model = make_model(variant)
+    losses = model(make_batch(sizes, counts=(1, 0)))
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(x.grad.isfinite().all() for x in model.parameters())
+    with torch.no_grad():
+        for x in model.eval()(make_batch(sizes)):
+            assert x["instances"].pred_boxes.tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bfloat16_autocast_trains_with_finite_gradients_and_float32_losses(variant):
+    model = make_noisy_model(variant)
+    batch = make_batch()
+    exact = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(batch)
+    sum(losses.values()).backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in model.parameters())
+    for name in LOSSES:
+        assert losses[name].dtype == torch.float32
+        assert_close(losses[name], exact[name], atol=0.3, rtol=0.1)
+
+
+def test_levels_of_two_strides_are_read_coarse_to_fine():
+    config = make_config()
+    config.backbone.out_features = ["res3", "res4"]
+    config.neck.in_channels.res4 = 104
+    config.decoder.levels = [1, 1, 0]
+    model = instantiate(config)
+    sum(model(make_batch()).values()).backward()
+    assert all(x.grad.any() for x in model.neck.parameters())
+
+
+def test_normalisation_is_no_weight():
+    assert not any("pixel" in name for name in make_model().state_dict())
+
+
+def test_a_width_a_number_of_classes_and_of_queries_are_single_keys():
+    model = make_model(num_classes=9, num_queries=7, neck__dim=32)
+    predictions = predictions_of(model.eval(), make_batch())
+    assert predictions.logits.shape == (3, 2, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"neck__in_channels__res3": 95}, "asks for 95 channels of 'res3', .*{'res3': 96}"),
+        ({"neck__in_channels__res9": 96}, "asks for 96 channels of 'res9'"),
+        ({"decoder__levels": [0, 1]}, r"decoder.levels is \[0, 1\], .* 1 level"),
+        ({"queries__num_queries": 11}, "num_queries is 12, queries has 11"),
+    ],
+)
+def test_parts_that_do_not_fit_are_an_error(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        instantiate(make_config(**overrides))
+
+
+def test_a_class_the_model_has_not_is_an_error_that_names_the_image():
+    batch = make_batch()
+    batch[0]["file_name"] = "a.jpg"
+    batch[0]["instances"].gt_classes[1] = NUM_CLASSES
+    with pytest.raises(ValueError, match="a.jpg has class 5, but the model has classes 0 to 4"):
+        make_model()(batch)
+
+
+def test_training_without_ground_truth_is_an_error_that_names_the_image():
+    batch = [{"image": torch.zeros(3, 8, 8), "file_name": "a.jpg"}]
+    with pytest.raises(ValueError, match="a.jpg has no 'instances'"):
+        make_model()(batch)

@@ -1,0 +1,136 @@
+"""RoIAlign by loops, by Detectron2's operator and by matrix products: all the same."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import oracles
+from conftest import make_boxes, make_level
+from samdetr.modeling import RoIAlignPooler, SeparablePooler
+
+POOLERS = (RoIAlignPooler, SeparablePooler)
+BOXES = {  # (cx, cy, w, h)
+    "whole image": [0.5, 0.5, 1.0, 1.0],
+    "nearly whole": [0.5, 0.5, 0.99999, 0.99999],
+    "upper left, half outside": [0.0, 0.0, 0.8, 0.6],
+    "lower right, half outside": [1.0, 1.0, 0.7, 0.9],
+    "far corner, large": [0.99, 0.01, 0.98, 0.98],
+    "tiny": [0.31, 0.62, 1e-3, 1e-3],
+    "no width": [0.31, 0.62, 0.0, 0.4],
+    "no height": [0.31, 0.62, 0.4, 0.0],
+    "a point": [0.31, 0.62, 0.0, 0.0],
+    "a line": [0.5, 0.5, 0.97, 1e-7],
+    "a point in the corner": [1.0, 1.0, 1e-5, 1e-5],
+}
+LEVELS = {  # height, width, valid part of each image
+    "odd": (5, 7, None),
+    "square": (12, 12, [(12, 12), (7, 11)]),
+    "a row": (1, 9, [(1, 9), (1, 4)]),
+    "a column": (15, 1, [(15, 1), (2, 1)]),
+    "one cell": (1, 1, None),
+    "large": (22, 31, [(22, 31), (14, 8)]),
+    "extents of bins": (14, 21, [(14, 21), (7, 7)]),
+}
+
+
+def every_box():
+    return torch.tensor([*BOXES.values()]).expand(2, -1, -1)
+
+
+def by_loops(boxes, level, size):
+    """(B, N, C, R, R) regions by the oracle, which finds the extent of the image for itself."""
+    maps = level.tokens.double().unflatten(1, level.size).permute(0, 3, 1, 2).detach().numpy()
+    out = torch.zeros(*boxes.shape[:2], level.tokens.shape[-1], size, size, dtype=torch.float64)
+    for b, row in enumerate(boxes.tolist()):
+        width, height = oracles.valid_cells(level, b)
+        for n, box in enumerate(row):
+            x0, y0, x1, y1 = oracles.corners(box)
+            cells = (x0 * width, y0 * height, x1 * width, y1 * height)
+            out[b, n] = torch.from_numpy(oracles.roi_align(maps[b], cells, size))
+    return out.float()
+
+
+@pytest.mark.parametrize("pooler", POOLERS)
+@pytest.mark.parametrize("name", ["odd", "one cell", "a row", "square"])
+@pytest.mark.parametrize("size", [7, 2])
+def test_regions_equal_a_loop_over_bins_and_samples(pooler, name, size):
+    level = make_level(*LEVELS[name], dim=3)
+    boxes = torch.cat([every_box()[:, :9], make_boxes(2, 4)], dim=1)
+    assert_close(pooler(size)(boxes, level), by_loops(boxes, level, size), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("size", [7, 3])
+def test_matrix_products_equal_the_operator_and_so_do_gradients(name, size):
+    level = make_level(*LEVELS[name], dim=6)
+    level.tokens.requires_grad_()
+    boxes = torch.cat([every_box(), make_boxes(2, 60)], dim=1)
+    results = []
+    for pooler in POOLERS:
+        regions = pooler(size)(boxes, level)
+        weights = torch.linspace(-1, 1, regions.numel()).view_as(regions)
+        (grad,) = torch.autograd.grad((regions * weights).sum(), level.tokens)
+        results.append((regions, grad))
+    (operator, operator_grad), (products, products_grad) = results
+    assert_close(products, operator, atol=1e-5, rtol=0)
+    assert_close(products_grad, operator_grad, atol=1e-5 * float(operator_grad.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("cells", [7, 14, 21])
+def test_they_are_equal_where_a_box_is_a_rounding_error_wider_than_the_image(cells):
+    level = make_level(cells, cells, [(cells, cells)], dim=2)
+    boxes = torch.rand(1, 200, 4)
+    boxes[..., 2:] = 1.0
+    operator, products = (pooler(7)(boxes, level) for pooler in POOLERS)
+    assert_close(products, operator, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pooler", POOLERS)
+def test_a_constant_map_gives_its_constant_inside_the_image(pooler):
+    level = make_level(6, 8, [(6, 8), (6, 8)], dim=2)
+    level = level._replace(tokens=torch.full_like(level.tokens, 3.5))
+    boxes = torch.tensor([[[0.5, 0.5, 1.0, 1.0], [0.2, 0.3, 0.1, 0.5]]]).expand(2, -1, -1)
+    regions = pooler(7)(boxes, level)
+    assert_close(regions, torch.full_like(regions, 3.5))
+
+
+@pytest.mark.parametrize("pooler", POOLERS)
+def test_a_map_of_coordinates_gives_the_middles_of_the_bins(pooler):
+    level = make_level(20, 30, [(20, 30), (10, 15)], dim=2)
+    y, x = torch.meshgrid(torch.arange(20) + 0.5, torch.arange(30) + 0.5, indexing="ij")
+    level = level._replace(tokens=torch.stack([x, y], dim=-1).flatten(0, 1).expand(2, -1, -1))
+    cx, cy, w, h = 0.5, 0.4, 0.6, 0.3
+    regions = pooler(5)(torch.tensor([cx, cy, w, h]).expand(2, 1, 4), level)[:, 0]
+    for image, (width, height) in enumerate([(30, 20), (15, 10)]):
+        for i in range(5):
+            expected_x = (cx + w * ((i + 0.5) / 5 - 0.5)) * width
+            expected_y = (cy + h * ((i + 0.5) / 5 - 0.5)) * height
+            assert_close(regions[image, 0, :, i], torch.full((5,), expected_x), atol=1e-4, rtol=0)
+            assert_close(regions[image, 1, i], torch.full((5,), expected_y), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pooler", POOLERS)
+def test_regions_pass_gradients_to_the_features_of_their_image_and_none_to_boxes(pooler):
+    level, boxes = make_level(dim=4), make_boxes().requires_grad_()
+    level.tokens.requires_grad_()
+    pooler(7)(boxes, level)[0].sum().backward()
+    assert boxes.grad is None
+    assert level.tokens.grad[0].any()
+    assert not level.tokens.grad[1].any()
+
+
+@pytest.mark.parametrize("pooler", POOLERS)
+def test_regions_of_boxes_and_images_are_independent(pooler):
+    level, boxes = make_level(dim=4), make_boxes()
+    regions, order = pooler(7)(boxes, level), torch.randperm(5)
+    flipped = level._replace(tokens=level.tokens.flip(0), padding=level.padding.flip(0))
+    assert_close(pooler(7)(boxes.flip(0)[:, order], flipped), regions.flip(0)[:, order])
+
+
+@pytest.mark.parametrize("pooler", POOLERS)
+def test_pooling_works_under_bfloat16_autocast(pooler):
+    level, boxes = make_level(dim=4), make_boxes()
+    exact = pooler(7)(boxes, level)
+    with torch.autocast("cpu", torch.bfloat16):
+        regions = pooler(7)(boxes, level._replace(tokens=level.tokens.bfloat16()))
+    assert_close(regions.float(), exact, atol=0.05, rtol=0.05)
