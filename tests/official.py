@@ -74,8 +74,10 @@ def weight(name: str, shape: list[int]) -> np.ndarray:
         "point2.6.bias": 0.3 * n,
         "bn3.weight": 0.5 * (1 + 0.05 * n),
     }
-    if name == "query_embed.weight":
+    if name in ("query_embed.weight", "transformer.level_embed"):
         return n
+    if name.endswith("sampling_offsets.bias"):
+        return 2 * n
     if name.startswith("class_embed.") and name.endswith(".bias"):
         return -4.5 + 0.2 * n
     if len(shape) >= 2:

@@ -12,7 +12,7 @@ from samdetr import convert
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     sources = parser.add_subparsers(dest="source", required=True)
-    official = sources.add_parser("official", help="a single-scale model of the official SAM-DETR")
+    official = sources.add_parser("official", help="a model of the official SAM-DETR")
     official.add_argument(
         "--coco80",
         action="store_true",

@@ -12,6 +12,6 @@ optimizer.lr = 1e-3
 optimizer.params.lr_factor_func.factor = 1.0  # the backbone has seen single digits alone
 train.clip_grad.max_norm = 0.5
 train.init_checkpoint = mini_backbone_weights()
-train.max_iter = 1_000  # 4 epochs * 4_000 images / 16 per batch
-train.eval_period = train.checkpointer.period = 250  # an epoch
+train.max_iter = 800  # 3.2 epochs * 4_000 images / 16 per batch
+train.eval_period = train.checkpointer.period = 200
 train.output_dir = "output/mini/sam_detr"

@@ -20,6 +20,7 @@ from samdetr.modeling import (
     HungarianMatcher,
     KeypointResampler,
     LearnedReference,
+    NoDenoising,
     PaddingPrior,
     PredictionHead,
     RoIAlignPooler,
@@ -55,6 +56,7 @@ model = L(SAMDETR)(
         num_layers=6,
     ),
     queries=L(LearnedReference)(num_queries="${model.num_queries}", dim="${model.neck.dim}"),
+    denoising=L(NoDenoising)(),
     decoder=L(Decoder)(
         layer=L(DecoderLayer)(
             self_attention=L(SelfAttention)(

@@ -20,6 +20,7 @@ from torch import nn
 BACKBONE = "backbone."
 # Buffers that a config gives anyway, or that frozen and running statistics do not need.
 TOLERATED = ("pixel_mean", "pixel_std", "num_batches_tracked")
+TRAINING_ONLY = "denoising."  # a model without denoising queries loads a file with them
 LISTED = 8  # keys named in an error
 FOREIGN = (
     " (no key fits: a backbone's own file needs ?matching_heuristics=True after its path, one of "
@@ -118,7 +119,11 @@ class Checkpointer(DetectionCheckpointer):
             Difference(
                 loaded=[key for key in keys if key not in misshapen.union(missing)],
                 missing=[key for key in missing if not key.endswith(TOLERATED)],
-                unexpected=[key for key in found.unexpected_keys if not key.endswith(TOLERATED)],
+                unexpected=[
+                    key
+                    for key in found.unexpected_keys
+                    if not key.endswith(TOLERATED) and not key.startswith(TRAINING_ONLY)
+                ],
                 shapes=found.incorrect_shapes,
             )
         )

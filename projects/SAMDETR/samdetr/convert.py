@@ -35,6 +35,16 @@ SHARED: Rules = [
 ]
 OFFICIAL: Rules = [
     *SHARED,
+    (r"^transformer\.level_embed$", r"neck.level_embedding.weight"),
+    *(
+        (rf"^(encoder.*)\.self_attn\.{theirs}\.", rf"\1.attention.{ours}.")
+        for theirs, ours in (
+            ("sampling_offsets", "offsets"),
+            ("attention_weights", "weights"),
+            ("value_proj", "value"),
+            ("output_proj", "output"),
+        )
+    ),
     *(
         (rf"\.{block}_{short}{kind}_proj\.", f".{attention}.{long}_{word}.")
         for block, attention in (("sa", "self_attention"), ("ca", "cross_attention"))
@@ -81,7 +91,7 @@ def rename(name: str, rules: Rules) -> str:
 
 
 def official_to_samdetr(state: Mapping[str, Tensor], coco80: bool = False) -> StateDict:
-    """Weights of an official single-scale SAM-DETR, with or without SMCA.
+    """Weights of an official SAM-DETR: single- or multi-scale, with or without SMCA.
 
     Args:
         state: official names and tensors.
@@ -96,10 +106,6 @@ def official_to_samdetr(state: Mapping[str, Tensor], coco80: bool = False) -> St
     """
     if "query_embed.weight" not in state or state["query_embed.weight"].shape[-1] != 4:
         raise ValueError("not an official SAM-DETR: query_embed.weight of 4 columns is missing")
-    if "transformer.level_embed" in state:
-        raise ValueError(
-            "transformer.level_embed marks a multi-scale model; expected a single-scale one"
-        )
     rows, dim = state["transformer.decoder.layers.0.attn1.weight"].shape
     num_points = rows // dim
     converted: StateDict = {}

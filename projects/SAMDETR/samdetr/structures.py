@@ -45,6 +45,8 @@ class Queries(NamedTuple):
 
     content: Tensor  # (B, N, C)
     reference: Tensor  # (B, N, 4) logits of the reference boxes
+    mask: Tensor | None = None  # (B, 1, N, N) bias of self-attention, -inf where it must not look
+    known: Tensor | None = None  # (B, D) target of each of the last D queries, -1 for none
 
 
 class AlignedQueries(NamedTuple):
@@ -86,6 +88,7 @@ class Targets(NamedTuple):
         for i, (x, count) in enumerate(zip(instances, counts)):
             height, width = x.image_size
             labels[i, :count] = x.gt_classes
-            corners = x.gt_boxes.tensor.float() / torch.tensor([width, height, width, height])
+            scale = torch.tensor([width, height, width, height])
+            corners = x.gt_boxes.tensor.float().cpu() / scale
             boxes[i, :count] = box_convert(corners, "xyxy", "cxcywh")
         return cls(labels.to(device), boxes.to(device), counts)

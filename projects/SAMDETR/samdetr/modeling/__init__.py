@@ -11,11 +11,13 @@ from .attention import (
 from .backbone import resnet50_dc5_stages
 from .criterion import SetCriterion
 from .decoder import Decoder, DecoderLayer, DETRPredictionHead, PredictionHead
+from .deformable import DeformableSelfAttention
+from .denoising import Denoising, NoDenoising
 from .encoder import DenseAttention, Encoder, EncoderLayer
 from .matcher import HungarianMatcher
 from .meta_arch import SAMDETR
 from .mini_backbone import mini_resnet
-from .neck import ChannelMapper
+from .neck import ChannelMapper, MultiScaleMapper
 from .pooler import RoIAlignPooler, SeparablePooler
 from .position import LearnedQueryPosition, SinePosition, SineQueryPosition
 from .queries import CentredReference, LearnedReference
@@ -28,6 +30,8 @@ __all__ = [
     "ChannelMapper",
     "Decoder",
     "DecoderLayer",
+    "DeformableSelfAttention",
+    "Denoising",
     "DenseAttention",
     "DETRCrossAttention",
     "DETRPredictionHead",
@@ -40,7 +44,9 @@ __all__ = [
     "KeypointResampler",
     "LearnedQueryPosition",
     "LearnedReference",
+    "MultiScaleMapper",
     "NoAligner",
+    "NoDenoising",
     "PaddingPrior",
     "PredictionHead",
     "RoIAlignPooler",

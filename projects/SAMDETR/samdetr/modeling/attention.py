@@ -97,9 +97,11 @@ class MultiheadAttention(nn.Module):
 class DETRSelfAttention(MultiheadAttention):
     """Self-attention among queries as in DETR: position added before one joint projection."""
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:  # type: ignore[override]
-        """x and position are (B, N, C), and so is the result."""
-        return super().forward(x + position, x + position, x)
+    def forward(  # type: ignore[override]
+        self, x: Tensor, position: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """x and position are (B, N, C), and so is the result; mask as in `Queries`."""
+        return super().forward(x + position, x + position, x, mask)
 
 
 class SelfAttention(nn.Module):
@@ -128,17 +130,19 @@ class SelfAttention(nn.Module):
         """The output starts without bias; the projections keep torch's default."""
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """x and position are (B, N, C), and so is the result."""
+    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x and position are (B, N, C), and so is the result; mask as in `Queries`."""
         query = self.query_content(x) + self.query_position(position)
         key = self.key_content(x) + self.key_position(position)
         query, key, value = (split_heads(y, self.num_heads) for y in (query, key, self.value(x)))
-        x = attend(query, key, value, dropout=self.dropout.p if self.training else 0.0)
+        x = attend(query, key, value, mask, self.dropout.p if self.training else 0.0)
         return self.dropout(self.output(merge_heads(x)))
 
 
 class PaddingPrior(nn.Module):
-    """Prior over keys that only rules out the cells outside the image."""
+    """Prior over keys that only rules out the cells outside the image, for any number of heads."""
+
+    num_points: int | None = None
 
     def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
         """Returns: (B, 1, 1, S) bias, -inf on padded cells and 0 elsewhere."""
@@ -182,6 +186,8 @@ class AlignedCrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, prior: nn.Module, dropout: float = 0.0):
         super().__init__()
         check_heads(dim, num_heads)
+        if prior.num_points not in (None, num_heads):
+            raise ValueError(f"num_heads is {num_heads}, but prior.num_points {prior.num_points}")
         self.num_heads = self.num_points = num_heads
         self.query_content = nn.Linear(dim, dim)
         self.query_position = MLP(dim, [dim, dim])

@@ -1,20 +1,21 @@
 """Set prediction losses of all decoder layers.
 
-Paper: sections 3 and 5.1 (sigmoid focal loss in place of cross-entropy); weights as in DETR's kin.
+Paper: sections 3, 4.5.2 and 5.1 (focal loss in place of cross-entropy); weights as in DETR's kin.
 
-Shapes: B images, N queries, K classes, L decoder layers, P matched pairs.
+Shapes: B images, N queries, K classes, L decoder layers, P matched pairs,
+        D denoising queries.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from detectron2.utils.comm import get_world_size
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, distributed, nn
 
 from ..structures import Predictions, Targets
 from .boxes import corners, generalized_iou
-from .matcher import Matches
 
 
 class SetCriterion(nn.Module):
@@ -41,49 +42,86 @@ class SetCriterion(nn.Module):
         self.alpha = alpha
         self.gamma = gamma
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        """Weighted losses: `loss_ce`, `loss_bbox` and `loss_giou` of the last layer, and of the
-        earlier ones under the same names with `_0`, `_1`, … behind. The keys depend on L alone.
+    def forward(
+        self, predictions: Predictions, targets: Targets, known: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Weighted losses by name.
+
+        Args:
+            predictions: of all layers and queries.
+            targets: ground truth.
+            known: targets of the denoising queries, as in `Queries`.
+
+        Returns:
+            `loss_ce`, `loss_bbox` and `loss_giou` of the last layer, and of the earlier ones under
+            the same names with `_0`, `_1`, … behind; those of denoising queries have `_dn` behind
+            that. The keys do not depend on the data.
         """
-        matches = self.matcher(predictions, targets)
-        count = self.normalizer(targets)
-        losses = {
-            "loss_ce": self.class_loss(predictions.logits, targets, matches),
-            **self.box_losses(predictions.boxes, targets, matches),
+        if known is None:
+            return self.matching_losses(predictions, targets)
+        lengths = [predictions.logits.shape[2] - known.shape[1], known.shape[1]]
+        matching, denoising = (
+            Predictions(*x) for x in zip(*(y.split(lengths, 2) for y in predictions))
+        )
+        denoised = self.denoising_losses(denoising, targets, known)
+        return {
+            **self.matching_losses(matching, targets),
+            **{f"{name}_dn": value for name, value in denoised.items()},
         }
+
+    def matching_losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """Losses of queries that are matched; over the number of boxes."""
+        layer, image, query, target = self.matcher(predictions, targets)
+        truth = torch.zeros_like(predictions.logits)
+        truth[layer, image, query, targets.labels[image, target]] = 1.0
+        boxes = predictions.boxes[layer, image, query], targets.boxes[image, target]  # (P, 4) each
+        zero = truth.new_zeros(len(truth))
+        sums = {
+            "loss_ce": self.class_loss(predictions.logits, truth).sum((1, 2)),
+            **{name: zero.index_add(0, layer, x) for name, x in box_losses(*boxes).items()},
+        }
+        return self.named(sums, per_process(zero.new_tensor(float(sum(targets.counts)))))
+
+    def denoising_losses(
+        self, predictions: Predictions, targets: Targets, known: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of queries whose targets are known (section 4.5.2); over the number of those."""
+        counted, index = known >= 0, known.clamp(min=0)
+        labels = targets.labels.gather(1, index)  # (B, D)
+        truth = F.one_hot(labels, predictions.logits.shape[-1]).expand_as(predictions.logits)
+        boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))  # (B, D, 4)
+        losses = {
+            "loss_ce": self.class_loss(predictions.logits, truth),
+            **box_losses(predictions.boxes, boxes),
+        }
+        sums = {name: (x * counted).sum((1, 2)) for name, x in losses.items()}
+        return self.named(sums, per_process(counted.sum().float()))
+
+    def class_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """Focal loss of (..., K) logits, summed over the classes."""
+        return sigmoid_focal_loss(logits, truth, self.alpha, self.gamma).sum(-1)
+
+    def named(self, sums: dict[str, Tensor], count: Tensor) -> dict[str, Tensor]:
+        """(L,) sums by name, weighted and divided by the count, with a name for each layer."""
+        depth = len(sums["loss_ce"])
+        suffixes = [*(f"_{i}" for i in range(depth - 1)), ""]
         return {
             name + suffix: self.weights[name] * value / count
-            for name, values in losses.items()
-            for value, suffix in zip(values, self.suffixes(len(values)))
+            for name, values in sums.items()
+            for value, suffix in zip(values, suffixes)
         }
 
-    @staticmethod
-    def suffixes(depth: int) -> list[str]:
-        """What follows the names of the losses of each layer."""
-        return [*(f"_{i}" for i in range(depth - 1)), ""]
 
-    @staticmethod
-    def normalizer(targets: Targets) -> Tensor:
-        """Boxes per process, averaged over the processes; at least 1."""
-        count = targets.boxes.new_tensor(float(sum(targets.counts)))
-        if get_world_size() > 1:
-            distributed.all_reduce(count)
-        return (count / get_world_size()).clamp(min=1)
+def box_losses(predicted: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """L1 loss of (cx, cy, w, h) and generalised IoU loss of (..., 4) boxes: (...) each."""
+    return {
+        "loss_bbox": (predicted - truth).abs().sum(-1),
+        "loss_giou": 1 - generalized_iou(corners(predicted), corners(truth)),
+    }
 
-    def class_loss(self, logits: Tensor, targets: Targets, matches: Matches) -> Tensor:
-        """Focal loss, summed over images, queries and classes: (L,)."""
-        layer, image, query, target = matches
-        truth = torch.zeros_like(logits)
-        truth[layer, image, query, targets.labels[image, target]] = 1.0
-        return sigmoid_focal_loss(logits, truth, self.alpha, self.gamma).sum((1, 2, 3))
 
-    def box_losses(self, boxes: Tensor, targets: Targets, matches: Matches) -> dict[str, Tensor]:
-        """L1 loss of (cx, cy, w, h) and generalised IoU loss, summed over the pairs: (L,) each."""
-        layer, image, query, target = matches
-        predicted, truth = boxes[layer, image, query], targets.boxes[image, target]  # (P, 4)
-        pairs = {
-            "loss_bbox": (predicted - truth).abs().sum(-1),
-            "loss_giou": 1 - generalized_iou(corners(predicted), corners(truth)),
-        }
-        zero = boxes.new_zeros(len(boxes))
-        return {name: zero.index_add(0, layer, values) for name, values in pairs.items()}
+def per_process(count: Tensor) -> Tensor:
+    """A number of boxes, averaged over the processes; at least 1."""
+    if get_world_size() > 1:
+        distributed.all_reduce(count)
+    return (count / get_world_size()).clamp(min=1)

@@ -64,7 +64,14 @@ class DecoderLayer(nn.Module):
         """Xavier for every matrix, as in DETR."""
         xavier_matrices_(self)
 
-    def forward(self, x: Tensor, position: Tensor, boxes: Tensor, level: FeatureLevel) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        boxes: Tensor,
+        level: FeatureLevel,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Refine the queries by one feature level.
 
         Args:
@@ -72,11 +79,12 @@ class DecoderLayer(nn.Module):
             position: (B, N, C) their positions.
             boxes: (B, N, 4) their reference boxes.
             level: the features to read.
+            mask: bias of self-attention, as in `Queries`.
 
         Returns:
             (B, N, C) new content.
         """
-        x = self.norm1(x + self.self_attention(x, position))
+        x = self.norm1(x + self.self_attention(x, position, mask))
         aligned = self.aligner(x, position, boxes, level)
         x = self.norm2(x + self.cross_attention(aligned, level))
         return self.norm3(x + self.feed_forward(x))
@@ -92,6 +100,7 @@ class PredictionHead(nn.Module):
 
     def __init__(self, dim: int, num_classes: int):
         super().__init__()
+        self.num_classes = num_classes
         self.classes = nn.Linear(dim, num_classes)
         self.boxes = MLP(dim, [dim, dim, 4])
         self.reset_parameters()
@@ -162,6 +171,7 @@ class Decoder(nn.Module):
         if not levels:
             raise ValueError("levels must name a feature level for at least one layer, got none")
         self.levels = list(levels)
+        self.num_classes = head.num_classes
         self.layers = nn.ModuleList(clones(layer, len(self.levels)))
         self.heads = nn.ModuleList(head.for_layers(len(self.levels)))
         self.position = position
@@ -172,7 +182,7 @@ class Decoder(nn.Module):
         outputs = []
         for layer, head, level in zip(self.layers, cycle(self.heads), self.levels):
             boxes = reference.sigmoid()
-            x = layer(x, self.position(boxes), boxes, pyramid[level])
+            x = layer(x, self.position(boxes), boxes, pyramid[level], queries.mask)
             logits, predicted, reference = head(x, reference)
             outputs.append((logits, predicted))
         return Predictions(*(torch.stack(x) for x in zip(*outputs)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..structures import FeatureLevel
 from .attention import MultiheadAttention
-from .layers import FeedForward, clones, xavier_matrices_
+from .layers import FeedForward, clones, reset_parameters, xavier_matrices_
 
 
 class DenseAttention(MultiheadAttention):
@@ -48,8 +48,9 @@ class EncoderLayer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier for every matrix, as in DETR."""
+        """Xavier for every matrix, as in DETR; attention has the last word on its own."""
         xavier_matrices_(self)
+        reset_parameters(self.attention)
 
     def forward(self, x: Tensor, position: Tensor, levels: Sequence[FeatureLevel]) -> Tensor:
         """x and position are (B, S, C), and so is the result."""

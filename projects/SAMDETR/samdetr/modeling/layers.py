@@ -36,11 +36,12 @@ def clones(template: Module, count: int) -> list[Module]:
     """
     copies = [deepcopy(template) for _ in range(count)]
     for copy in copies:
-        copy.apply(_reset_parameters)
+        copy.apply(reset_parameters)
     return copies
 
 
-def _reset_parameters(module: nn.Module) -> None:
+def reset_parameters(module: nn.Module) -> None:
+    """Initialise what a module itself holds, if it says how, as torch's modules do."""
     reset = getattr(module, "reset_parameters", None)
     if reset is not None:
         reset()

@@ -28,8 +28,9 @@ class SAMDETR(nn.Module):
         neck: backbone maps to feature levels, fine to coarse.
         encoder: feature levels to feature levels.
         queries: batch size to `Queries`.
+        denoising: adds queries to `Queries` where there are targets.
         decoder: queries and feature levels to the predictions of all layers.
-        criterion: predictions and targets to losses by name.
+        criterion: predictions, targets and known targets to losses by name.
         num_classes: K, for which the decoder's heads must be made.
         num_queries: N, for which `queries` must be made.
         pixel_mean, pixel_std: per channel, 0 to 255.
@@ -49,6 +50,7 @@ class SAMDETR(nn.Module):
         neck: ChannelMapper,
         encoder: nn.Module,
         queries: nn.Module,
+        denoising: nn.Module,
         decoder: Decoder,
         criterion: nn.Module,
         num_classes: int,
@@ -63,6 +65,7 @@ class SAMDETR(nn.Module):
         self.neck = neck
         self.encoder = encoder
         self.queries = queries
+        self.denoising = denoising
         self.decoder = decoder
         self.criterion = criterion
         self.num_classes = num_classes
@@ -81,14 +84,19 @@ class SAMDETR(nn.Module):
                     f"neck.in_channels asks for {channels} channels of {name!r}, "
                     f"the backbone gives {available}"
                 )
-        if max(self.decoder.levels) >= len(self.neck.in_channels):
+        levels = range(len(self.neck.in_channels))
+        if not all(level in levels for level in self.decoder.levels):
             raise ValueError(
-                f"decoder.levels is {self.decoder.levels}, but the neck gives "
-                f"{len(self.neck.in_channels)} level(s), numbered from 0"
+                f"decoder.levels is {self.decoder.levels}, but the neck gives {len(levels)} "
+                "level(s), numbered from 0"
             )
         if self.queries.num_queries != self.num_queries:
             raise ValueError(
                 f"num_queries is {self.num_queries}, queries has {self.queries.num_queries}"
+            )
+        if self.decoder.num_classes != self.num_classes:
+            raise ValueError(
+                f"num_classes is {self.num_classes}, decoder.head has {self.decoder.num_classes}"
             )
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
@@ -105,9 +113,10 @@ class SAMDETR(nn.Module):
         images, padding = self.batch(batched_inputs)
         targets = self.targets(batched_inputs) if self.training else None
         pyramid = self.encoder(self.neck(self.backbone(images.tensor), padding))
-        predictions = self.decoder(self.queries(len(images)), pyramid)
+        queries = self.denoising(self.queries(len(images)), targets)
+        predictions = self.decoder(queries, pyramid)
         if targets is not None:
-            return self.criterion(predictions, targets)
+            return self.criterion(predictions, targets, queries.known)
         sizes = [
             (x.get("height", size[0]), x.get("width", size[1]))
             for x, size in zip(batched_inputs, images.image_sizes)

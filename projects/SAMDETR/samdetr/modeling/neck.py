@@ -55,3 +55,22 @@ class ChannelMapper(nn.Module):
         padded = F.interpolate(padding[:, None].float(), size=size)[:, 0].bool()  # nearest pixel
         tokens = x.flatten(2).transpose(1, 2)
         return FeatureLevel(tokens, self.position(padded), padded.flatten(1), size)
+
+
+class MultiScaleMapper(ChannelMapper):
+    """The same for several levels, which a learned embedding in their position tells apart.
+
+    Paper: section 4.3.
+    """
+
+    def __init__(self, in_channels: Mapping[str, int], dim: int, position: nn.Module, norm: str):
+        super().__init__(in_channels, dim, position, norm)
+        self.level_embedding = nn.Embedding(len(self.in_channels), dim)  # normal(0, 1)
+
+    def forward(self, features: Mapping[str, Tensor], padding: Tensor) -> list[FeatureLevel]:
+        """As in the parent."""
+        levels = super().forward(features, padding)
+        return [
+            level._replace(position=level.position + embedding)
+            for level, embedding in zip(levels, self.level_embedding.weight)
+        ]

@@ -1,0 +1,10 @@
+"""SAM-DETR++ w/ SMCA + DN, ResNet-50, 12 epochs (table 1)."""
+
+from detectron2.config import LazyCall as L
+
+from samdetr.modeling import Denoising
+
+from .sam_detr_pp_r50_smca_12ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.denoising = L(Denoising)(num_classes="${model.num_classes}", dim="${model.neck.dim}")
+train.output_dir = "output/sam_detr_pp_r50_smca_dn_12ep"

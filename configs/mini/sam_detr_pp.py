@@ -1,0 +1,6 @@
+"""SAM-DETR++, small, on the bundled data set."""
+
+from ..common.models.mini_pp import model
+from .sam_detr import dataloader, lr_multiplier, optimizer, train
+
+train.output_dir = "output/mini/sam_detr_pp"

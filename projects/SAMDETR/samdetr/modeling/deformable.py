@@ -1,0 +1,141 @@
+"""Multi-scale deformable attention: every query reads a few points of every feature level.
+
+Paper: section 4.3 (the encoder of SAM-DETR++). Deformable DETR: https://arxiv.org/abs/2010.04159.
+
+Shapes: B images, N queries, S tokens of all levels together, M heads, L levels, P points of a level
+        and head, C channels, D = C / M.
+Units:  locations and references are (x, y) fractions of a padded feature map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..structures import FeatureLevel
+from .attention import check_heads
+
+
+def sample_levels(
+    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Weighted sums of bilinear samples; what lies outside of a map counts as zero.
+
+    Args:
+        value: (B, S, M, D), level after level, row after row.
+        sizes: (height, width) of each level.
+        locations: (B, N, M, L, P, 2).
+        weights: (B, N, M, L, P).
+
+    Returns:
+        (B, N, M * D).
+    """
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * M, N, L, P, 2)
+    weights = weights.transpose(1, 2).flatten(0, 1)[:, None]  # (B * M, 1, N, L, P)
+    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * M, D, S)
+    lengths = [height * width for height, width in sizes]
+    sums = maps.new_zeros(*maps.shape[:2], grids.shape[1])
+    for i, (features, size) in enumerate(zip(maps.split(lengths, dim=-1), sizes)):
+        samples = F.grid_sample(features.unflatten(-1, size), grids[:, :, i], align_corners=False)
+        sums = sums + (samples * weights[..., i, :]).sum(-1)
+    return sums.unflatten(0, (len(value), -1)).flatten(1, 2).transpose(1, 2)
+
+
+class DeformableAttention(nn.Module):
+    """Attention to `num_points` predicted places around a reference point on every level.
+
+    Args:
+        dim: C.
+        num_heads: M.
+        num_levels: L.
+        num_points: P.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int):
+        super().__init__()
+        check_heads(dim, num_heads)
+        self.shape = (num_heads, num_levels, num_points)
+        count = num_heads * num_levels * num_points
+        self.offsets = nn.Linear(dim, 2 * count)
+        self.weights = nn.Linear(dim, count)
+        self.value = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Heads look in different directions, the further the higher the number of the point."""
+        num_heads, _, num_points = self.shape
+        for linear in (self.offsets, self.weights, self.value, self.output):
+            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.weights.weight)
+        nn.init.xavier_uniform_(self.value.weight)
+        nn.init.xavier_uniform_(self.output.weight)
+        angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
+        direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)  # (M, 2) on a square
+        distance = torch.arange(1, num_points + 1)[:, None]  # (P, 1) cells
+        offsets = (direction[:, None, None] * distance).expand(*self.shape, 2)
+        with torch.no_grad():
+            self.offsets.bias.copy_(offsets.flatten())
+
+    def forward(
+        self, query: Tensor, reference: Tensor, tokens: Tensor, levels: Sequence[FeatureLevel]
+    ) -> Tensor:
+        """Attend from queries to all levels.
+
+        Args:
+            query: (B, N, C) with position.
+            reference: (B, N, L, 2) where each query stands on each level.
+            tokens: (B, S, C) of all levels, which the values are made of.
+            levels: L levels, for their sizes and padding.
+
+        Returns:
+            (B, N, C).
+        """
+        padding = torch.cat([level.padding for level in levels], dim=1)
+        value = self.value(tokens).masked_fill(padding[..., None], 0.0)
+        value = value.unflatten(-1, (self.shape[0], -1))  # (B, S, M, D)
+        offsets = self.offsets(query).unflatten(-1, (*self.shape, 2))  # (B, N, M, L, P, 2) cells
+        cells = reference.new_tensor(
+            [(width, height) for height, width in (x.size for x in levels)]
+        )
+        locations = reference[:, :, None, :, None] + offsets / cells[:, None]
+        weights = self.weights(query).unflatten(-1, (self.shape[0], -1)).softmax(-1)
+        weights = weights.unflatten(-1, self.shape[1:])
+        sizes = [level.size for level in levels]
+        return self.output(sample_levels(value, sizes, locations.to(value), weights.to(value)))
+
+
+class DeformableSelfAttention(DeformableAttention):
+    """Deformable attention of every token of the encoder, from the centre of its own cell."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, position: Tensor, levels: Sequence[FeatureLevel]
+    ) -> Tensor:
+        """x and position are (B, S, C), and so is the result."""
+        return super().forward(x + position, cell_centres(levels), x, levels)
+
+
+def cell_centres(levels: Sequence[FeatureLevel]) -> Tensor:
+    """Where the centre of every cell of every level lies on every level.
+
+    Images of a batch are padded differently, and levels by whole cells: places are carried over as
+    fractions of the unpadded image.
+
+    Returns:
+        (B, S, L, 2).
+    """
+    ratios = torch.stack([x.extent / x.extent.new_tensor(x.size[::-1]) for x in levels], dim=1)
+    centres = []
+    for level, ratio in zip(levels, ratios.unbind(1)):
+        height, width = level.size
+        y = (torch.arange(height, device=ratio.device) + 0.5) / height
+        x = (torch.arange(width, device=ratio.device) + 0.5) / width
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+        centres.append(grid / ratio[:, None])
+    return torch.cat(centres, dim=1)[:, :, None] * ratios[:, None]
