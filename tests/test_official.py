@@ -254,3 +254,18 @@ def test_tool_says_what_is_wrong_with_a_file(tmp_path, content, complaint):
     assert finished.returncode != 0
     assert complaint in finished.stderr and "Traceback" not in finished.stderr
     assert not (tmp_path / "output.pth").exists()
+
+
+def test_half_precision_loads_as_float32_to_within_its_rounding(tmp_path):
+    weights = convert.official_to_samdetr(official.state_dict("r50"))
+    source, output = tmp_path / "source.pth", tmp_path / "half.pth"
+    convert.save_model(weights, source)
+    assert run_tool("half", source, output).returncode == 0
+
+    model = build("sam_detr_r50_12ep")
+    DetectionCheckpointer(model).load(str(output))
+
+    assert output.stat().st_size < 0.51 * source.stat().st_size
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert_close(tensor, weights[name], rtol=1e-3, atol=1e-7)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -106,6 +107,20 @@ def test_a_killed_run_goes_on_at_its_last_checkpoint(tmp_path, monkeypatch):
     )
     optimizer = torch.load(tmp_path / "model_final.pth")["trainer"]["optimizer"]
     assert {float(state["step"]) for state in optimizer["state"].values()} == {8.0}
+
+
+def test_shipped_checkpoint_has_the_figures_of_the_readme(tmp_path):
+    readme = (ROOT / "README.md").read_text().replace("\n", " ")
+    stated = re.search(r"AP on `mini_val` is ([\d.]+), AP50 ([\d.]+), AP75 ([\d.]+),", readme)
+    (weights,) = re.findall(r"train.init_checkpoint=(\S+weights\S+)", readme)
+
+    cfg = load_config(str(MINI), [f"train.output_dir={tmp_path}", "train.device=cpu"])
+    cfg.train.init_checkpoint = str(ROOT / weights)
+    found = evaluate(cfg)["bbox"]
+
+    figures = [found[name] for name in ("AP", "AP50", "AP75")]
+    assert figures == pytest.approx([float(x) for x in stated.groups()], abs=0.1)
+    assert (ROOT / weights).stat().st_size <= 4_000_000
 
 
 def test_eval_only_prints_the_figures_of_a_checkpoint(tmp_path, monkeypatch):

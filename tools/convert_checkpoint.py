@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert the weights of another implementation for Detectron2's checkpointer."""
+"""Convert weights, mostly of other implementations, for Detectron2's checkpointer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
         help="keep Detectron2's 80 classes of the 91 COCO ids, for model.num_classes=80",
     )
     detr = sources.add_parser("detr", help="an original DETR, less its class head")
-    for source in (official, detr):
+    half = sources.add_parser("half", help="one of ours, in half precision and weights alone")
+    for source in (official, detr, half):
         source.add_argument("input", help="the .pth file to read")
         source.add_argument("output", help="the .pth file to write")
     options = parser.parse_args(arguments)
@@ -27,8 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
         state = convert.read_state_dict(options.input)
         if options.source == "official":
             state = convert.official_to_samdetr(state, options.coco80)
-        else:
+        elif options.source == "detr":
             state = convert.detr_to_samdetr(state)
+        else:
+            state = convert.half_precision(state)
     except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: {error}")
     convert.save_model(state, options.output)

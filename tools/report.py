@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="train.output_dir of the run")
     parser.add_argument("--count", type=int, default=6, help="images to draw (default: 6)")
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="lowest score drawn (default: 0.5)"
+        "--threshold", type=float, default=0.4, help="lowest score drawn (default: 0.4)"
     )
     options = parser.parse_args(arguments)
     for name in ("config.yaml", "metrics.json", "last_checkpoint"):

@@ -6,5 +6,5 @@ from samdetr.modeling import GaussianPrior
 
 from .sam_detr import dataloader, lr_multiplier, model, optimizer, train
 
-model.decoder.layer.cross_attention.prior = L(GaussianPrior)(descriptor_dim=256, num_points=8)
+model.decoder.layer.cross_attention.prior = L(GaussianPrior)(descriptor_dim=96, num_points=8)
 train.output_dir = "output/mini/sam_detr_smca"

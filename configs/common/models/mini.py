@@ -8,14 +8,14 @@ from .sam_detr import model
 
 model.backbone = L(mini_resnet)(out_features=["res3"], norm="FrozenBN", freeze_at=0)
 model.neck.in_channels = dict(res3=96)
-model.neck.dim = 128
+model.neck.dim = 96
 model.encoder.layer.hidden_dim = 256
 model.encoder.num_layers = 1
 model.decoder.layer.hidden_dim = 256
 # On maps of 12 x 12 cells most of a step would be the backward of the RoIAlign operator.
 model.decoder.layer.aligner.pooler = L(SeparablePooler)(size=7)
-model.decoder.layer.aligner.resampler.reduced_dim = 32
-model.decoder.layer.aligner.resampler.hidden_dims = (128, 256, 256)
+model.decoder.layer.aligner.resampler.reduced_dim = 16
+model.decoder.layer.aligner.resampler.hidden_dims = (96, 96, 96)
 model.decoder.levels = [0] * 3
 model.num_classes = 10
 model.num_queries = 30

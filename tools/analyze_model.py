@@ -1,0 +1,51 @@
+#!/usr/bin/env python
+"""Count the parameters and the operations of a model, in markdown.
+
+GFLOPs are 1e9 multiply-adds for one image at inference, the mean of the sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from samdetr import analysis
+from samdetr.engine import ConfigError, load_config
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "coco"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config-file", help="the model whose parts to list")
+    what.add_argument(
+        "--paper", action="store_true", help="list the rows of the paper's tables 1 and 2"
+    )
+    parser.add_argument(
+        "--size",
+        dest="sizes",
+        action="append",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of an image in pixels, as often as wanted (default: 800 1067 and 800 1199)",
+    )
+    parser.add_argument("overrides", nargs="*", help="key=value, for --config-file")
+    options = parser.parse_args(arguments)
+    if options.paper and options.overrides:
+        parser.error("overrides go with --config-file, not with --paper")
+    sizes = options.sizes or analysis.COCO_SIZES
+    try:
+        if options.paper:
+            print(analysis.paper_table(CONFIGS, sizes))
+        else:
+            model = analysis.build(load_config(options.config_file, options.overrides).model)
+            print(analysis.part_table(analysis.analyze(model, sizes)))
+    except (ConfigError, ValueError) as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+if __name__ == "__main__":
+    main()
