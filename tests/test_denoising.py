@@ -6,6 +6,10 @@ import logging
 
 import pytest
 import torch
+from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
+from torch.testing import assert_close
+
 from conftest import (
     make_batch,
     make_config,
@@ -13,10 +17,6 @@ from conftest import (
     make_targets,
     randomize,
 )
-from detectron2.config import LazyCall as L
-from detectron2.config import instantiate
-from torch.testing import assert_close
-
 from samdetr.checkpoint import Checkpointer
 from samdetr.modeling import Denoising, HungarianMatcher, NoDenoising, SetCriterion
 from samdetr.structures import Predictions, Queries
