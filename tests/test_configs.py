@@ -17,7 +17,7 @@ from conftest import make_batch
 from samdetr.engine import build_optimizer, load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-COCO = sorted(x.stem for x in (CONFIGS / "coco").glob("*.py"))
+COCO = sorted(x.stem for x in (CONFIGS / "coco").glob("*detr*.py"))  # test_convnets.py: others
 MINI = sorted(x.stem for x in (CONFIGS / "mini").glob("*.py"))
 ALL = [f"coco/{x}" for x in COCO] + [f"mini/{x}" for x in MINI]
 TRAIN_IMAGES = 118_287  # of COCO train2017
@@ -76,7 +76,9 @@ def test_recipe_is_that_of_section_5_1(name):
     assert factor(decay + 1e-5) == factor(1.0) == pytest.approx(0.1)
     assert cfg.train.clip_grad.max_norm == 0.1
     assert cfg.model.encoder.layer.dropout == 0.0  # section 4.4
-    assert cfg.model.num_classes == 80 and cfg.model.num_queries == 300
+    assert cfg.model.num_classes == 80 and cfg.model.num_queries == (
+        100 if "softmax" in name else 300
+    )
     assert cfg.train.output_dir == f"output/{name}"
 
 
@@ -105,13 +107,13 @@ def test_training_step_gives_every_parameter_a_finite_gradient(name, kind):
 
     suffixes = ["_0", "_1", ""]
     names = {f"loss_{x}{y}" for x in ("ce", "bbox", "giou") for y in suffixes}
-    denoised = {f"{x}_dn" for x in names if name.endswith("_dn")}
+    denoised = {f"{x}_dn" for x in names if "denoising.labels.weight" in model.state_dict()}
     assert set(losses) == names | denoised
     for parameter, x in model.named_parameters():
         assert x.grad is not None and x.grad.isfinite().all(), parameter
 
 
-@pytest.mark.parametrize("name", [x for x in MINI if "_pp" not in x])
+@pytest.mark.parametrize("name", [x for x in MINI if "_pp" not in x and "deformable" not in x])
 def test_other_backbones_slot_in_by_config(name):
     cfg = load(f"mini/{name}")
     cfg.model.backbone = L(FPN)(

@@ -227,7 +227,7 @@ def test_coco80_keeps_the_rows_of_detectron2s_classes(tmp_path):
     names = [f"class_embed.{i}.{kind}" for i in range(6) for kind in ("weight", "bias")]
     rows = convert.coco_class_rows(91)
 
-    converted = convert.official_to_samdetr(weights, coco80=True)
+    converted = convert.coco80(convert.official_to_samdetr(weights))
 
     assert rows[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13] and rows[-1] == 90  # no id 12
     assert len(rows) == 80

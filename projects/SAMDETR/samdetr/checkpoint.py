@@ -17,7 +17,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-BACKBONE = "backbone."
+BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 has the last stage in its heads
+PYRAMID = ("backbone.fpn_", "backbone.top_block.")  # a backbone's file has no feature pyramid
 # Buffers that a config gives anyway, or that frozen and running statistics do not need.
 TOLERATED = ("pixel_mean", "pixel_std", "num_batches_tracked")
 TRAINING_ONLY = "denoising."  # a model without denoising queries loads a file with them
@@ -73,7 +74,7 @@ class Difference(NamedTuple):
         """The part that concerns the backbone; a classifier's head in the file does not."""
         return Difference(
             self.loaded,
-            [key for key in self.missing if key.startswith(BACKBONE)],
+            [x for x in self.missing if x.startswith(BACKBONE) and not x.startswith(PYRAMID)],
             [],
             [row for row in self.shapes if row[0].startswith(BACKBONE)],
         )

@@ -90,13 +90,11 @@ def rename(name: str, rules: Rules) -> str:
     return name
 
 
-def official_to_samdetr(state: Mapping[str, Tensor], coco80: bool = False) -> StateDict:
+def official_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
     """Weights of an official SAM-DETR: single- or multi-scale, with or without SMCA.
 
     Args:
         state: official names and tensors.
-        coco80: keep the rows of COCO's 80 classes, in Detectron2's order, of the 91 class rows,
-            whose index is COCO's category id.
 
     Returns:
         Names and tensors of the SAMDETR that the config of the same variant builds.
@@ -119,8 +117,6 @@ def official_to_samdetr(state: Mapping[str, Tensor], coco80: bool = False) -> St
             if len(scales):
                 scale = new.replace("aligner.resampler.keypoints", "cross_attention.prior.scale")
                 converted[scale] = scales
-        if ".classes." in new and coco80:
-            tensor = tensor[coco_class_rows(len(tensor))]
         converted[new] = tensor
     return converted
 
@@ -145,6 +141,14 @@ def detr_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
             "is missing"
         )
     return {rename(k, DETR): v for k, v in state.items() if not k.startswith("class_embed.")}
+
+
+def coco80(state: Mapping[str, Tensor]) -> StateDict:
+    """Converted weights with the class rows of COCO's 80 classes alone, in Detectron2's order.
+
+    The official models have a row for each of COCO's category ids, 0 to 90.
+    """
+    return {k: v[coco_class_rows(len(v))] if ".classes." in k else v for k, v in state.items()}
 
 
 def coco_class_rows(count: int) -> list[int]:

@@ -1,17 +1,45 @@
 """The model's parts, by the names that configs use."""
 
-from .aligner import Gate, NoAligner, SemanticsAligner
+from .aligner import Gate, NoAligner, OpenGate, SemanticsAligner
+from .anchored import AnchoredDecoder, AnchoredPredictionHead, AnchoredQueryPosition
 from .attention import (
     AlignedCrossAttention,
+    ConcatenatedCrossAttention,
     DETRCrossAttention,
     DETRSelfAttention,
     PaddingPrior,
     SelfAttention,
 )
 from .backbone import resnet50_dc5_stages
+from .conditional import (
+    ConditionalCrossAttention,
+    ConditionalDecoder,
+    ConditionalQueryPosition,
+    ConditionalSelfAttention,
+    LocatedCrossAttention,
+)
 from .criterion import SetCriterion
+from .dab import (
+    DABDecoder,
+    DABDecoderLayer,
+    DABEncoder,
+    DABEncoderLayer,
+    DABPredictionHead,
+    DABQueryPosition,
+)
 from .decoder import Decoder, DecoderLayer, DETRPredictionHead, PredictionHead
 from .deformable import DeformableSelfAttention
+from .deformable_detr import (
+    BoxAligner,
+    BoxDeformableCrossAttention,
+    DeformableCrossAttention,
+    DeformableDecoder,
+    ExtraLevelMapper,
+    LearnedContent,
+    PointPredictionHead,
+    RefiningDeformableDecoder,
+    RefiningPredictionHead,
+)
 from .denoising import Denoising, NoDenoising
 from .encoder import DenseAttention, Encoder, EncoderLayer
 from .matcher import HungarianMatcher
@@ -20,16 +48,43 @@ from .mini_backbone import mini_resnet
 from .neck import ChannelMapper, MultiScaleMapper
 from .pooler import RoIAlignPooler, SeparablePooler
 from .position import LearnedQueryPosition, SinePosition, SineQueryPosition
-from .queries import CentredReference, LearnedReference
-from .resampler import KeypointResampler
+from .queries import CentredReference, CheckpointReference, LearnedReference, RandomReference
+from .resampler import (
+    AverageResampler,
+    ImageKeypointResampler,
+    KeypointResampler,
+    MaxResampler,
+)
 from .smca import GaussianPrior
+from .smca_detr import HeadAligner
+from .softmax import SoftmaxCriterion, SoftmaxMatcher, SoftmaxPredictionHead
 
 __all__ = [
     "AlignedCrossAttention",
+    "AnchoredDecoder",
+    "AnchoredPredictionHead",
+    "AnchoredQueryPosition",
+    "AverageResampler",
+    "BoxAligner",
+    "BoxDeformableCrossAttention",
     "CentredReference",
     "ChannelMapper",
+    "CheckpointReference",
+    "ConcatenatedCrossAttention",
+    "ConditionalCrossAttention",
+    "ConditionalDecoder",
+    "ConditionalQueryPosition",
+    "ConditionalSelfAttention",
+    "DABDecoder",
+    "DABDecoderLayer",
+    "DABEncoder",
+    "DABEncoderLayer",
+    "DABPredictionHead",
+    "DABQueryPosition",
     "Decoder",
     "DecoderLayer",
+    "DeformableCrossAttention",
+    "DeformableDecoder",
     "DeformableSelfAttention",
     "Denoising",
     "DenseAttention",
@@ -38,17 +93,28 @@ __all__ = [
     "DETRSelfAttention",
     "Encoder",
     "EncoderLayer",
+    "ExtraLevelMapper",
     "Gate",
     "GaussianPrior",
+    "HeadAligner",
     "HungarianMatcher",
+    "ImageKeypointResampler",
     "KeypointResampler",
+    "LearnedContent",
     "LearnedQueryPosition",
     "LearnedReference",
+    "LocatedCrossAttention",
+    "MaxResampler",
     "MultiScaleMapper",
     "NoAligner",
     "NoDenoising",
+    "OpenGate",
     "PaddingPrior",
+    "PointPredictionHead",
     "PredictionHead",
+    "RandomReference",
+    "RefiningDeformableDecoder",
+    "RefiningPredictionHead",
     "RoIAlignPooler",
     "SAMDETR",
     "SelfAttention",
@@ -57,6 +123,9 @@ __all__ = [
     "SetCriterion",
     "SinePosition",
     "SineQueryPosition",
+    "SoftmaxCriterion",
+    "SoftmaxMatcher",
+    "SoftmaxPredictionHead",
     "mini_resnet",
     "resnet50_dc5_stages",
 ]

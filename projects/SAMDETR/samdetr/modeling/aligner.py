@@ -31,12 +31,22 @@ class Gate(nn.Module):
         return features * self.coefficients(x).sigmoid().view_as(features)
 
 
+class OpenGate(nn.Module):
+    """No reweighting, of any number of keypoints (table 3)."""
+
+    num_points: int | None = None
+
+    def forward(self, features: Tensor, x: Tensor) -> Tensor:
+        """The (B, N, M, C) features as they are."""
+        return features
+
+
 class SemanticsAligner(nn.Module):
     """Re-samples every query from the features inside its reference box.
 
     Args:
         pooler: region features of the boxes (Eq. 2).
-        resampler: features, keypoints and descriptor of a region (Eq. 3-5).
+        resampler: features, places and descriptor of M points for each box (Eq. 3-5).
         content_gate: reweighting of the features (Eq. 7).
         position_gate: reweighting of the position embeddings (Eq. 8).
 
@@ -58,12 +68,12 @@ class SemanticsAligner(nn.Module):
         self.position_gate = position_gate
         self.num_points = resampler.num_points
         for name, gate in (("content_gate", content_gate), ("position_gate", position_gate)):
-            if gate.num_points != self.num_points:
+            if gate.num_points not in (None, self.num_points):
                 raise ValueError(
                     f"{name}.num_points is {gate.num_points}, but the resampler gives "
                     f"{self.num_points} keypoints"
                 )
-        if pooler.size != resampler.region_size:
+        if resampler.region_size not in (None, pooler.size):
             raise ValueError(
                 f"the pooler gives {pooler.size} x {pooler.size} bins, but the resampler takes "
                 f"region_size={resampler.region_size}"
@@ -80,11 +90,11 @@ class SemanticsAligner(nn.Module):
             boxes: (B, N, 4) reference boxes.
             level: the features that cross-attention will read.
         """
-        samples = self.resampler(self.pooler(boxes, level))
-        points = boxes[:, :, None, :2] + 0.5 * boxes[:, :, None, 2:] * samples.keypoints
+        samples = self.resampler(self.pooler(boxes, level), boxes, level)
         content = self.content_gate(samples.features, x)
-        position = self.position_gate(sine_embedding(points, x.shape[-1]), x)  # Eq. 6 and 8
-        return AlignedQueries(content, position, points, samples.descriptor)
+        embedding = sine_embedding(samples.points, x.shape[-1])  # Eq. 6
+        position = self.position_gate(embedding, x)
+        return AlignedQueries(content, position, samples.points, samples.descriptor)
 
 
 class NoAligner(nn.Module):

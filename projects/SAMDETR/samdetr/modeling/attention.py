@@ -210,5 +210,59 @@ class AlignedCrossAttention(nn.Module):
         value = split_heads(self.value(level.tokens), self.num_heads)
         bias = self.prior(aligned, level)
         dropout = self.dropout.p if self.training else 0.0
-        x = attend(query.transpose(1, 2), key[:, None], value, bias, dropout)
+        x = attend(*self.heads(query, key), value, bias, dropout)
         return self.dropout(self.output(merge_heads(x)))
+
+    def heads(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, M, C) queries and (B, S, C) keys as `attend` takes them."""
+        return query.transpose(1, 2), key[:, None]
+
+
+class ConcatenatedCrossAttention(AlignedCrossAttention):
+    """The same for any number of keypoints, which need not be that of the heads.
+
+    The vectors of all keypoints are concatenated (Eq. 5) and their channels split among the heads,
+    as multi-head attention always does; the keys are repeated for each keypoint. So
+
+    - as many keypoints as heads: a keypoint for every head, which is the parent;
+    - fewer: heads next to each other share a keypoint and compare other channels of it. A single
+      vector is split among all heads: the ordinary multi-head attention;
+    - more: a head has keypoints next to each other, and their scores add up.
+
+    The projections, and so the parameters, are those of the parent for any number.
+
+    Args:
+        num_points: M here; a multiple of the number of heads or a divisor of it.
+        dim, num_heads, prior, dropout: as in the parent. A prior around keypoints needs as many of
+            them as there are heads.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, num_points: int, prior: nn.Module, dropout: float = 0.0
+    ):
+        if num_points < 1 or (num_heads % num_points and num_points % num_heads):
+            raise ValueError(
+                f"num_points must be a multiple or a divisor of num_heads={num_heads}, "
+                f"got {num_points}"
+            )
+        if num_points != num_heads and prior.num_points is not None:
+            raise ValueError(
+                f"{type(prior).__name__} needs one keypoint per head: num_points is {num_points} "
+                f"and num_heads {num_heads}"
+            )
+        super().__init__(dim, num_heads, prior, dropout)
+        self.num_points = num_points
+        self.points_of_head = max(1, num_points // num_heads)
+        self.heads_of_point = max(1, num_heads // num_points)
+        self.head_dim = dim // self.heads_of_point
+        self.key_copies = num_points if num_points < num_heads else 1  # one serves all heads
+
+    def heads(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """As in the parent, with `head_dim` channels per head."""
+        shape = (self.num_heads, self.points_of_head, self.head_dim)
+        query = query.flatten(2).unflatten(2, shape)
+        # The keys are the same for all keypoints of a head, so its scores add up in the query; the
+        # factor makes the kernel's scale that of all channels of the head.
+        query = query.sum(3) * self.points_of_head**-0.5  # (B, N, heads, head_dim)
+        key = split_heads(key, self.heads_of_point)
+        return query.transpose(1, 2), key.repeat(1, self.key_copies, 1, 1)

@@ -76,11 +76,12 @@ class SetCriterion(nn.Module):
         truth[layer, image, query, targets.labels[image, target]] = 1.0
         boxes = predictions.boxes[layer, image, query], targets.boxes[image, target]  # (P, 4) each
         zero = truth.new_zeros(len(truth))
+        count = per_process(zero.new_tensor(float(sum(targets.counts))))
         sums = {
-            "loss_ce": self.class_loss(predictions.logits, truth).sum((1, 2)),
+            "loss_ce": self.class_sums(predictions.logits, truth, count),
             **{name: zero.index_add(0, layer, x) for name, x in box_losses(*boxes).items()},
         }
-        return self.named(sums, per_process(zero.new_tensor(float(sum(targets.counts)))))
+        return self.named(sums, count)
 
     def denoising_losses(
         self, predictions: Predictions, targets: Targets, known: Tensor
@@ -96,6 +97,10 @@ class SetCriterion(nn.Module):
         }
         sums = {name: (x * counted).sum((1, 2)) for name, x in losses.items()}
         return self.named(sums, per_process(counted.sum().float()))
+
+    def class_sums(self, logits: Tensor, truth: Tensor, count: Tensor) -> Tensor:
+        """(L,) class losses of matched queries, yet to be divided by the number of boxes."""
+        return self.class_loss(logits, truth).sum((1, 2))
 
     def class_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
         """Focal loss of (..., K) logits, summed over the classes."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import cycle
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ..structures import FeatureLevel, Predictions, Queries
-from .layers import FeedForward, clones, xavier_matrices_
+from .layers import FeedForward, clones, reset_parameters, xavier_matrices_
 
 # Predictions start from a reference at most this far from 0, the logit of 1e-5, as in DETR's kin.
 MAX_REFERENCE = -math.log(1e-5)
@@ -61,8 +61,9 @@ class DecoderLayer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier for every matrix, as in DETR."""
+        """Xavier for every matrix, as in DETR; cross-attention has the last word on its own."""
         xavier_matrices_(self)
+        reset_parameters(self.cross_attention)
 
     def forward(
         self,
@@ -115,6 +116,10 @@ class PredictionHead(nn.Module):
     def for_layers(self, depth: int) -> list[nn.Module]:
         """One newly initialised head for each of `depth` layers."""
         return [*clones(self, depth)]
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logits to (..., K) scores in [0, 1]."""
+        return logits.sigmoid()
 
     def forward(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Predict from the output of a layer.
@@ -180,9 +185,21 @@ class Decoder(nn.Module):
         """Predictions after every layer."""
         x, reference = queries.content, queries.reference
         outputs = []
-        for layer, head, level in zip(self.layers, cycle(self.heads), self.levels):
+        for index, (layer, level) in enumerate(zip(self.layers, self.levels)):
             boxes = reference.sigmoid()
-            x = layer(x, self.position(boxes), boxes, pyramid[level], queries.mask)
-            logits, predicted, reference = head(x, reference)
+            x = layer(x, self.locate(index, x, boxes), boxes, pyramid[level], queries.mask)
+            logits, predicted, reference = self.predict(index, x, reference)
             outputs.append((logits, predicted))
         return Predictions(*(torch.stack(x) for x in zip(*outputs)))
+
+    def locate(self, index: int, x: Tensor, boxes: Tensor) -> Tensor:
+        """Positions that the layer of an index is told of (B, N, C) queries with these boxes."""
+        return self.position(boxes)
+
+    def predict(self, index: int, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the head of a layer says; all layers may share one."""
+        return self.heads[index % len(self.heads)](x, reference)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logits of the last layer to scores, as its head reads them."""
+        return cast(PredictionHead, self.heads[-1]).scores(logits)

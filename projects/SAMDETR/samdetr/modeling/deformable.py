@@ -13,36 +13,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..structures import FeatureLevel
 from .attention import check_heads
-
-
-def sample_levels(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """Weighted sums of bilinear samples; what lies outside of a map counts as zero.
-
-    Args:
-        value: (B, S, M, D), level after level, row after row.
-        sizes: (height, width) of each level.
-        locations: (B, N, M, L, P, 2).
-        weights: (B, N, M, L, P).
-
-    Returns:
-        (B, N, M * D).
-    """
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * M, N, L, P, 2)
-    weights = weights.transpose(1, 2).flatten(0, 1)[:, None]  # (B * M, 1, N, L, P)
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * M, D, S)
-    lengths = [height * width for height, width in sizes]
-    sums = maps.new_zeros(*maps.shape[:2], grids.shape[1])
-    for i, (features, size) in enumerate(zip(maps.split(lengths, dim=-1), sizes)):
-        samples = F.grid_sample(features.unflatten(-1, size), grids[:, :, i], align_corners=False)
-        sums = sums + (samples * weights[..., i, :]).sum(-1)
-    return sums.unflatten(0, (len(value), -1)).flatten(1, 2).transpose(1, 2)
+from .sampling import sample_levels
 
 
 class DeformableAttention(nn.Module):
@@ -53,9 +28,12 @@ class DeformableAttention(nn.Module):
         num_heads: M.
         num_levels: L.
         num_points: P.
+        dropout: of the output (section 4.4: none).
     """
 
-    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int):
+    def __init__(
+        self, dim: int, num_heads: int, num_levels: int, num_points: int, dropout: float = 0.0
+    ):
         super().__init__()
         check_heads(dim, num_heads)
         self.shape = (num_heads, num_levels, num_points)
@@ -64,6 +42,7 @@ class DeformableAttention(nn.Module):
         self.weights = nn.Linear(dim, count)
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -100,15 +79,17 @@ class DeformableAttention(nn.Module):
         padding = torch.cat([level.padding for level in levels], dim=1)
         value = self.value(tokens).masked_fill(padding[..., None], 0.0)
         value = value.unflatten(-1, (self.shape[0], -1))  # (B, S, M, D)
-        offsets = self.offsets(query).unflatten(-1, (*self.shape, 2))  # (B, N, M, L, P, 2) cells
-        cells = reference.new_tensor(
-            [(width, height) for height, width in (x.size for x in levels)]
-        )
-        locations = reference[:, :, None, :, None] + offsets / cells[:, None]
+        offsets = self.offsets(query).unflatten(-1, (*self.shape, 2))  # (B, N, M, L, P, 2)
+        locations = self.locate(reference, offsets, levels).to(value)
         weights = self.weights(query).unflatten(-1, (self.shape[0], -1)).softmax(-1)
-        weights = weights.unflatten(-1, self.shape[1:])
+        weights = weights.unflatten(-1, self.shape[1:]).to(value)
         sizes = [level.size for level in levels]
-        return self.output(sample_levels(value, sizes, locations.to(value), weights.to(value)))
+        return self.dropout(self.output(sample_levels(value, sizes, locations, weights)))
+
+    def locate(self, reference: Tensor, offsets: Tensor, levels: Sequence[FeatureLevel]) -> Tensor:
+        """The places to read, (B, N, M, L, P, 2), by offsets of that shape in cells."""
+        cells = reference.new_tensor([level.size[::-1] for level in levels])  # (L, 2)
+        return reference[:, :, None, :, None] + offsets / cells[:, None]
 
 
 class DeformableSelfAttention(DeformableAttention):
@@ -130,7 +111,7 @@ def cell_centres(levels: Sequence[FeatureLevel]) -> Tensor:
     Returns:
         (B, S, L, 2).
     """
-    ratios = torch.stack([x.extent / x.extent.new_tensor(x.size[::-1]) for x in levels], dim=1)
+    ratios = valid_ratios(levels)
     centres = []
     for level, ratio in zip(levels, ratios.unbind(1)):
         height, width = level.size
@@ -139,3 +120,8 @@ def cell_centres(levels: Sequence[FeatureLevel]) -> Tensor:
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
         centres.append(grid / ratio[:, None])
     return torch.cat(centres, dim=1)[:, :, None] * ratios[:, None]
+
+
+def valid_ratios(levels: Sequence[FeatureLevel]) -> Tensor:
+    """Unpadded parts of width and height of each level, (B, L, 2)."""
+    return torch.stack([x.extent / x.extent.new_tensor(x.size[::-1]) for x in levels], dim=1)

@@ -75,6 +75,10 @@ class Encoder(nn.Module):
         x = torch.cat([level.tokens for level in levels], dim=1)
         position = torch.cat([level.position for level in levels], dim=1)
         for layer in self.layers:
-            x = layer(x, position, levels)
+            x = layer(x, self.locate(x, position), levels)
         lengths = [level.tokens.shape[1] for level in levels]
         return [level._replace(tokens=y) for level, y in zip(levels, x.split(lengths, dim=1))]
+
+    def locate(self, x: Tensor, position: Tensor) -> Tensor:
+        """Positions that a layer is told of tokens x; all are (B, S, C)."""
+        return position

@@ -121,7 +121,8 @@ class SAMDETR(nn.Module):
             (x.get("height", size[0]), x.get("width", size[1]))
             for x, size in zip(batched_inputs, images.image_sizes)
         ]
-        found = detections(predictions, sizes, self.detections_per_image)
+        count = self.detections_per_image
+        found = detections(predictions, sizes, count, self.decoder.scores)
         return [{"instances": instances} for instances in found]
 
     def batch(self, batched_inputs: list[dict[str, Any]]) -> tuple[ImageList, Tensor]:

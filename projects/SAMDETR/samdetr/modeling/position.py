@@ -13,13 +13,19 @@ import torch
 from torch import Tensor, nn
 
 
-@torch.no_grad()  # as in the released models, positions carry no gradient through their embedding
+@torch.no_grad()
 def sine_embedding(points: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
+    """`sine` as in the released models: positions carry no gradient through their embedding."""
+    return sine(points, dim, temperature)
+
+
+def sine(points: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
     """Sine embedding of points: `dim / 2` channels for y, then as many for x.
 
     Args:
         points: (..., 2), any unit in which 1 is the extent of the image.
         dim: channels of the embedding, a multiple of 4.
+        temperature: wavelengths go from 1 to almost this times the extent.
 
     Returns:
         (..., dim) float32; even channels are sines, odd ones cosines.
@@ -46,19 +52,22 @@ class SinePosition(nn.Module):
         dim: channels.
         offset: subtracted from the 1-based index of a cell: 0.5 is its centre (SAM-DETR),
             0 its far corner (the original DETR).
+        temperature: as in `sine`; 20 in DAB-DETR.
     """
 
-    def __init__(self, dim: int, offset: float = 0.5):
+    def __init__(self, dim: int, offset: float = 0.5, temperature: float = 10000.0):
         super().__init__()
         check_sine_dim(dim)
         self.dim = dim
         self.offset = offset
+        self.temperature = temperature
 
     def forward(self, padding: Tensor) -> Tensor:
         """(B, H, W) bool padding mask to the (B, H * W, dim) encoding of its cells."""
         x = self._fraction((~padding).cumsum(2, dtype=torch.float32), 2)
         y = self._fraction((~padding).cumsum(1, dtype=torch.float32), 1)
-        return sine_embedding(torch.stack([x, y], dim=-1).flatten(1, 2), self.dim)
+        points = torch.stack([x, y], dim=-1).flatten(1, 2)
+        return sine_embedding(points, self.dim, self.temperature)
 
     def _fraction(self, index: Tensor, axis: int) -> Tensor:
         """Cell indices (1, 2, …) to fractions of the valid extent along an axis."""

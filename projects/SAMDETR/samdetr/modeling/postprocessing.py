@@ -5,7 +5,7 @@ Shapes: B images, N queries, K classes, L decoder layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -16,7 +16,10 @@ from .boxes import corners
 
 
 def detections(
-    predictions: Predictions, sizes: Sequence[tuple[int, int]], count: int
+    predictions: Predictions,
+    sizes: Sequence[tuple[int, int]],
+    count: int,
+    scores_of: Callable[[Tensor], Tensor] = torch.sigmoid,
 ) -> list[Instances]:
     """The best-scoring pairs of query and class of each image.
 
@@ -26,13 +29,14 @@ def detections(
         predictions: of all decoder layers; the last one counts.
         sizes: (height, width) in pixels that the boxes of each image are scaled to.
         count: detections per image, fewer where N * K is less.
+        scores_of: from logits to (B, N, K) scores.
 
     Returns:
         Per image: `pred_boxes` in pixels, `scores` in descending order, `pred_classes`.
     """
-    scores = predictions.logits[-1].sigmoid().flatten(1)  # (B, N * K)
-    scores, index = scores.topk(min(count, scores.shape[1]), dim=1)
-    num_classes = predictions.logits.shape[-1]
+    scores = scores_of(predictions.logits[-1])
+    num_classes = scores.shape[-1]
+    scores, index = scores.flatten(1).topk(min(count, scores[0].numel()), dim=1)
     query, classes = index // num_classes, index % num_classes
     boxes = corners(predictions.boxes[-1])
     boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))

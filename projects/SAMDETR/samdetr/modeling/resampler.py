@@ -1,9 +1,9 @@
 """Re-sampling: which features of its region become a query's new content.
 
-Paper: section 4.2, "Semantic-Aligned Matching with Multiple Representative Keypoints", Eq. 3-5.
+Paper: section 4.2, Eq. 3-5; the other choices are those of section 5.4, tables 3 and 4.
 
 Shapes: B images, N queries, M keypoints, C channels, R x R bins of a region, E of a descriptor.
-Units:  keypoints are (x, y) in the box's own frame: (-1, -1) and (1, 1) are its corners.
+Units:  boxes are (cx, cy, w, h) and points (x, y), both fractions of the unpadded image.
 """
 
 from __future__ import annotations
@@ -14,13 +14,49 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import MLP
 
+from ..structures import FeatureLevel
+
 
 class Samples(NamedTuple):
-    """What a re-sampler found in the regions."""
+    """What a re-sampler found for the boxes."""
 
     features: Tensor  # (B, N, M, C)
-    keypoints: Tensor  # (B, N, M, 2)
+    points: Tensor  # (B, N, M, 2) the places they stand for
     descriptor: Tensor  # (B, N, E)
+
+
+class PooledResampler(nn.Module):
+    """One vector for a whole region, which is its own descriptor and lies in the box's centre.
+
+    It needs a cross-attention that splits it among the heads, `ConcatenatedCrossAttention` with one
+    point: else all heads would attend alike.
+    """
+
+    num_points = 1
+    region_size: int | None = None  # any
+
+    def pool(self, bins: Tensor) -> Tensor:
+        """(B, N, C, R * R) features of the bins to (B, N, C)."""
+        raise NotImplementedError
+
+    def forward(self, regions: Tensor, boxes: Tensor, level: FeatureLevel) -> Samples:
+        """As `KeypointResampler.forward`, M being 1 and E being C."""
+        vector = self.pool(regions.flatten(3))
+        return Samples(vector[:, :, None], boxes[:, :, None, :2], vector)
+
+
+class AverageResampler(PooledResampler):
+    """The mean of the region."""
+
+    def pool(self, bins: Tensor) -> Tensor:
+        return bins.mean(-1)
+
+
+class MaxResampler(PooledResampler):
+    """The maximum of every channel over the region."""
+
+    def pool(self, bins: Tensor) -> Tensor:
+        return bins.amax(-1)
 
 
 class KeypointResampler(nn.Module):
@@ -60,13 +96,55 @@ class KeypointResampler(nn.Module):
         """
         nn.init.zeros_(self.keypoints.bias)
 
-    def forward(self, regions: Tensor) -> Samples:
-        """(B, N, C, R, R) region features to features, places and descriptor of M keypoints."""
+    def forward(self, regions: Tensor, boxes: Tensor, level: FeatureLevel) -> Samples:
+        """Features, places and descriptor of M keypoints per box.
+
+        Args:
+            regions: (B, N, C, R, R) features of the boxes.
+            boxes: (B, N, 4).
+            level: the features that the regions are from.
+        """
+        batch = regions.shape[:2]
         flat = regions.flatten(0, 1)  # (B * N, C, R, R)
         descriptor = self.describe(self.reduce(flat).relu().flatten(1)).relu()
-        keypoints = self.keypoints(descriptor).float().tanh().unflatten(-1, (1, -1, 2))
+        offsets = self.keypoints(descriptor).float().unflatten(-1, (-1, 2)).unflatten(0, batch)
+        features, points = self.read(offsets, regions, boxes, level)
+        return Samples(features, points, descriptor.unflatten(0, batch))
+
+    def read(
+        self, offsets: Tensor, regions: Tensor, boxes: Tensor, level: FeatureLevel
+    ) -> tuple[Tensor, Tensor]:
+        """Constrain (B, N, M, 2) offsets to the boxes; (B, N, M, C) features and the places."""
+        keypoints = offsets.tanh()  # in the frame of the box: its corners are (-1, -1) and (1, 1)
+        grid = keypoints.flatten(0, 1)[:, None]  # (B * N, 1, M, 2)
         # As in the paper's code a keypoint on the rim of the box reads halfway into zeros.
-        features = F.grid_sample(flat, keypoints.to(flat.dtype), align_corners=False)
-        features = features.squeeze(2).transpose(1, 2)  # (B * N, M, C) from (B * N, C, 1, M)
-        outputs = (features, keypoints.squeeze(1), descriptor)
-        return Samples(*(x.unflatten(0, regions.shape[:2]) for x in outputs))
+        features = F.grid_sample(
+            regions.flatten(0, 1), grid.to(regions.dtype), align_corners=False
+        )  # (B * N, C, 1, M)
+        features = features.squeeze(2).transpose(1, 2).unflatten(0, regions.shape[:2])
+        return features, boxes[:, :, None, :2] + 0.5 * boxes[:, :, None, 2:] * keypoints
+
+
+class ImageKeypointResampler(KeypointResampler):
+    """Keypoints that may lie anywhere in the image (table 4); the region still predicts them.
+
+    The paper does not say how. Here an offset is added to the logit of the box's centre, as a
+    prediction is to its reference: with no offset a keypoint lies in the centre, as with the search
+    in the box, and no offset leads out of the image. The region ends with the box, so features are
+    read off the map of the level.
+    """
+
+    def read(
+        self, offsets: Tensor, regions: Tensor, boxes: Tensor, level: FeatureLevel
+    ) -> tuple[Tensor, Tensor]:
+        """As in the parent, constrained to the image."""
+        unpadded = level.extent / level.extent.new_tensor(level.size[::-1])  # (B, 2) of the map
+        # As through RoIAlign, no gradient reaches the boxes through the features.
+        places = beside_centres(boxes.detach(), offsets) * unpadded[:, None, None]
+        features = F.grid_sample(level.map.float(), 2 * places - 1, align_corners=False)
+        return features.permute(0, 2, 3, 1), beside_centres(boxes, offsets)  # from (B, C, N, M)
+
+
+def beside_centres(boxes: Tensor, offsets: Tensor) -> Tensor:
+    """Points in the image, offsets being logits: (B, N, 4) and (B, N, M, 2) to (B, N, M, 2)."""
+    return (boxes[:, :, None, :2].logit(eps=1e-5) + offsets).sigmoid()

@@ -1,0 +1,6 @@
+"""DAB-DETR, ResNet-50-DC5, 12 epochs (table 1)."""
+
+from ..common.models.dab_detr import model
+from .sam_detr_r50_dc5_12ep import dataloader, lr_multiplier, optimizer, train
+
+train.output_dir = "output/dab_detr_r50_dc5_12ep"

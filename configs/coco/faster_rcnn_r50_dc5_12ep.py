@@ -1,0 +1,6 @@
+"""Faster R-CNN, ResNet-50-DC5, 12 epochs (table 1): model and recipe of Detectron2."""
+
+from ..common.models.faster_rcnn_dc5 import model
+from .faster_rcnn_r50_fpn_12ep import dataloader, lr_multiplier, optimizer, train
+
+train.output_dir = "output/faster_rcnn_r50_dc5_12ep"
