@@ -7,9 +7,13 @@ from torch.testing import assert_close
 
 from conftest import assert_gradients_reach_all, make_boxes, make_level, randomize
 from samdetr.modeling import (
+    AverageResampler,
     Gate,
+    ImageKeypointResampler,
     KeypointResampler,
+    MaxResampler,
     NoAligner,
+    OpenGate,
     RoIAlignPooler,
     SemanticsAligner,
     SeparablePooler,
@@ -17,10 +21,13 @@ from samdetr.modeling import (
 from samdetr.modeling.position import sine_embedding
 
 DIM, POINTS = 32, 4
+RESAMPLERS = [KeypointResampler, ImageKeypointResampler, AverageResampler, MaxResampler]
 
 
-def make_aligner(pooler=RoIAlignPooler):
-    resampler = KeypointResampler(DIM, POINTS, region_size=3, reduced_dim=8, hidden_dims=(16, 16))
+def make_aligner(pooler=RoIAlignPooler, resampler=KeypointResampler):
+    if resampler in (AverageResampler, MaxResampler):
+        return SemanticsAligner(pooler(3), resampler(), Gate(DIM, 1), Gate(DIM, 1))
+    resampler = resampler(DIM, POINTS, region_size=3, reduced_dim=8, hidden_dims=(16, 16))
     return SemanticsAligner(pooler(3), resampler, Gate(DIM, POINTS), Gate(DIM, POINTS))
 
 
@@ -44,24 +51,47 @@ def test_a_gate_weights_every_channel_of_every_keypoint_by_the_query():
         assert_close(gate(features, x)[:, :, point], expected, atol=1e-5, rtol=1e-5)
 
 
+def test_an_open_gate_is_the_identity_and_has_no_weights():
+    features = torch.randn(2, 5, POINTS, DIM)
+    assert torch.equal(OpenGate()(features, torch.randn(2, 5, DIM)), features)
+    assert not [*OpenGate().parameters()]
+
+
 @pytest.mark.parametrize("pooler", [RoIAlignPooler, SeparablePooler])
-def test_points_are_the_keypoints_of_the_region_inside_their_box(pooler):
+def test_points_lie_inside_their_box(pooler):
     aligner, (x, position, boxes, level) = randomize(make_aligner(pooler)), make_inputs()
     aligned = aligner(x, position, boxes, level)
     offset = (aligned.points - boxes[:, :, None, :2]) / (boxes[:, :, None, 2:] / 2)
     assert offset.abs().max() <= 1 + 1e-4
-    keypoints = aligner.resampler(aligner.pooler(boxes, level)).keypoints
-    assert_close(offset, keypoints, atol=1e-4, rtol=1e-4)
 
 
-def test_content_and_position_are_gated_features_and_gated_embeddings_of_the_points():
-    aligner, (x, position, boxes, level) = randomize(make_aligner()), make_inputs()
+@pytest.mark.parametrize("kind", RESAMPLERS)
+def test_content_and_position_are_gated_features_and_gated_embeddings_of_the_points(kind):
+    aligner = randomize(make_aligner(resampler=kind))
+    x, position, boxes, level = make_inputs()
     aligned = aligner(x, position, boxes, level)
-    samples = aligner.resampler(aligner.pooler(boxes, level))
-    embedding = sine_embedding(aligned.points, DIM)
+    samples = aligner.resampler(aligner.pooler(boxes, level), boxes, level)
+    embedding = sine_embedding(samples.points, DIM)
     assert_close(aligned.content, aligner.content_gate(samples.features, x))
     assert_close(aligned.position, aligner.position_gate(embedding, x))
+    assert_close(aligned.points, samples.points)
     assert_close(aligned.descriptor, samples.descriptor)
+
+
+def test_open_gates_leave_features_and_embeddings_as_they_are():
+    resampler, (x, position, boxes, level) = MaxResampler(), make_inputs()
+    aligner = SemanticsAligner(RoIAlignPooler(3), resampler, OpenGate(), OpenGate())
+    content, position, points, _ = aligner(x, position, boxes, level)
+    assert torch.equal(content, resampler(aligner.pooler(boxes, level), boxes, level).features)
+    assert torch.equal(position, sine_embedding(points, DIM))
+
+
+def test_parts_that_do_not_fit_together_are_an_error():
+    resampler = KeypointResampler(DIM, POINTS, region_size=3)
+    with pytest.raises(ValueError, match="position_gate.num_points is 8, .* gives 4 keypoints"):
+        SemanticsAligner(RoIAlignPooler(3), resampler, OpenGate(), Gate(DIM, 8))
+    with pytest.raises(ValueError, match="7 x 7 bins, but the resampler takes region_size=3"):
+        SemanticsAligner(RoIAlignPooler(7), resampler, OpenGate(), OpenGate())
 
 
 def test_new_queries_do_not_depend_on_the_old_positions():
@@ -77,17 +107,18 @@ def test_boxes_get_their_gradient_through_the_points_alone():
     boxes.requires_grad_()
     aligned = aligner(x, position, boxes, level)
     (grad,) = torch.autograd.grad(aligned.points.sum(), boxes, retain_graph=True)
-    keypoints = aligner.resampler(aligner.pooler(boxes, level)).keypoints
+    keypoints = (aligned.points - boxes[:, :, None, :2]) / (boxes[:, :, None, 2:] / 2)
     assert_close(grad[..., :2], torch.full((2, 5, 2), float(POINTS)))
-    assert_close(grad[..., 2:], keypoints.sum(2) / 2)
+    assert_close(grad[..., 2:], keypoints.sum(2) / 2, atol=1e-4, rtol=1e-4)
     for part in (aligned.content, aligned.position, aligned.descriptor):
         (grad,) = torch.autograd.grad(part.sum(), boxes, retain_graph=True, allow_unused=True)
         assert grad is None or not grad.any()
 
 
-@pytest.mark.parametrize("make", [make_aligner, NoAligner])
-def test_queries_and_images_are_aligned_one_by_one(make):
-    aligner, (x, position, boxes, level) = make(), make_inputs()
+@pytest.mark.parametrize("resampler", [*RESAMPLERS, None])
+def test_queries_and_images_are_aligned_one_by_one(resampler):
+    aligner = make_aligner(resampler=resampler) if resampler else NoAligner()
+    x, position, boxes, level = make_inputs()
     order = torch.randperm(5)
     whole = aligner(x, position, boxes, level)
     level = level._replace(tokens=level.tokens.flip(0), padding=level.padding.flip(0))
@@ -105,8 +136,9 @@ def test_without_aligner_queries_pass_as_they_are_at_the_centre_of_their_box():
     assert torch.equal(aligned.descriptor, x)
 
 
-def test_gradients_reach_every_parameter_and_the_features():
-    aligner, (x, position, boxes, level) = make_aligner(), make_inputs()
+@pytest.mark.parametrize("resampler", RESAMPLERS)
+def test_gradients_reach_every_parameter_and_the_features(resampler):
+    aligner, (x, position, boxes, level) = make_aligner(resampler=resampler), make_inputs()
     level.tokens.requires_grad_()
     aligned = aligner(x, position, boxes, level)
     sum(part.sin().sum() for part in aligned).backward()

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("projects", "configs", "tools", "tests")
 SOURCES = sorted([ROOT / "train_net.py", *(x for y in FOLDERS for x in (ROOT / y).rglob("*.py"))])
-VARIANTS = sorted(x for y in ("coco", "mini") for x in (ROOT / "configs" / y).rglob("*.py"))
+VARIANTS = sorted(
+    x for y in ("ablations", "coco", "mini", "voc") for x in (ROOT / "configs" / y).rglob("*.py")
+)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

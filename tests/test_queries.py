@@ -4,13 +4,34 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from conftest import assert_gradients_reach_all
-from samdetr.modeling import CentredReference, LearnedReference
+from conftest import assert_gradients_reach_all, make_model
+from samdetr.checkpoint import Checkpointer
+from samdetr.modeling import (
+    CentredReference,
+    CheckpointReference,
+    LearnedReference,
+    RandomReference,
+)
 
 
-@pytest.mark.parametrize("kind", [LearnedReference, CentredReference])
-def test_every_image_gets_the_same_references_and_zero_content(kind):
-    queries = kind(num_queries=5, dim=8)(3)
+def saved(tmp_path, state):
+    torch.save({"model": state, "iteration": 3}, tmp_path / "model.pth")
+    return str(tmp_path / "model.pth")
+
+
+def make_queries(kind, tmp_path, num_queries=5):
+    if kind is not CheckpointReference:
+        return kind(num_queries, dim=8)
+    learned = {"queries.reference.weight": torch.randn(num_queries, 4)}
+    return CheckpointReference(num_queries, 8, saved(tmp_path, learned))
+
+
+FIXED = [CentredReference, RandomReference, CheckpointReference]
+
+
+@pytest.mark.parametrize("kind", [LearnedReference, *FIXED])
+def test_every_image_gets_the_same_references_and_zero_content(kind, tmp_path):
+    queries = make_queries(kind, tmp_path)(3)
     assert queries.content.shape == (3, 5, 8)
     assert not queries.content.any()
     assert queries.reference.shape == (3, 5, 4)
@@ -28,8 +49,54 @@ def test_learned_references_start_normal_and_get_the_gradients_of_all_images():
     assert_gradients_reach_all(module)
 
 
-def test_centred_references_are_the_middle_of_the_image_and_no_weights():
+@pytest.mark.parametrize("kind", FIXED)
+def test_fixed_references_are_no_parameters_and_need_no_gradient(kind, tmp_path):
+    module = make_queries(kind, tmp_path)
+    assert not [*module.parameters()]
+    queries = module(2)
+    assert not queries.content.requires_grad and not queries.reference.requires_grad
+
+
+def test_centred_references_are_the_middle_of_the_image_and_in_no_checkpoint():
     module = CentredReference(num_queries=5, dim=8)
     assert (module(2).reference.sigmoid() == 0.5).all()
-    assert not [*module.parameters()]
     assert not module.state_dict()
+
+
+def test_random_references_start_as_learned_ones_and_are_the_same_in_every_process():
+    reference = RandomReference(500, 8).reference
+    assert 0.9 < reference.std() < 1.1 and reference.mean().abs() < 0.1
+    torch.manual_seed(1)  # the seed of a process
+    assert torch.equal(RandomReference(500, 8).reference, reference)
+    assert not torch.equal(RandomReference(500, 8, seed=1).reference, reference)
+
+
+def test_references_of_a_checkpoint_are_those_that_a_model_has_learned(tmp_path):
+    source = make_model()
+    path = saved(tmp_path, source.state_dict())
+    module = CheckpointReference(12, 64, path)
+    assert torch.equal(module.reference, source.queries.reference.weight)
+
+
+def test_a_checkpoint_has_the_fixed_references_so_that_their_source_may_go(tmp_path):
+    source = make_model(queries={"_target_": RandomReference, "seed": 7})
+    model = make_model(queries={"_target_": RandomReference})
+    Checkpointer(model).load(saved(tmp_path, source.state_dict()))
+    assert torch.equal(model.queries.reference, RandomReference(12, 64, seed=7).reference)
+
+
+def test_a_checkpoint_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match="path='nowhere.pth' is not a file"):
+        CheckpointReference(5, 8, "nowhere.pth")
+
+
+def test_a_checkpoint_without_learned_references_is_an_error(tmp_path):
+    path = saved(tmp_path, make_model("detr").state_dict())
+    with pytest.raises(ValueError, match="model.pth' has no queries.reference.weight"):
+        CheckpointReference(12, 64, path)
+
+
+def test_another_number_of_queries_is_an_error(tmp_path):
+    path = saved(tmp_path, {"queries.reference.weight": torch.zeros(7, 4)})
+    with pytest.raises(ValueError, match=r"num_queries is 5, .* \(7, 4\); expected \(5, 4\)"):
+        CheckpointReference(5, 8, path)
