@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from samdetr import analysis
+from samdetr import analysis, paper
 from samdetr.engine import ConfigError, load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "coco"
@@ -21,7 +21,9 @@ def main(arguments: list[str] | None = None) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", help="the model whose parts to list")
     what.add_argument(
-        "--paper", action="store_true", help="list the rows of the paper's tables 1 and 2"
+        "--paper",
+        action="store_true",
+        help="list the rows of the paper's tables 1 and 2; minutes, for the ConvNets must run",
     )
     parser.add_argument(
         "--size",
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = options.sizes or analysis.COCO_SIZES
     try:
         if options.paper:
-            print(analysis.paper_table(CONFIGS, sizes))
+            print(paper.paper_table(CONFIGS, sizes))
         else:
             model = analysis.build(load_config(options.config_file, options.overrides).model)
             print(analysis.part_table(analysis.analyze(model, sizes)))
