@@ -21,7 +21,7 @@ demo: env
 	$(python) tools/report.py $(OUTPUT)
 
 test: env
-	$(python) -m pytest $(ARGS)
+	$(python) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: env
 	$(python) -m ruff check .

@@ -8,6 +8,7 @@ Units:  boxes are (cx, cy, w, h) and points (x, y), both fractions of the unpadd
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ class Samples(NamedTuple):
     descriptor: Tensor  # (B, N, E)
 
 
-class PooledResampler(nn.Module):
+class PooledResampler(nn.Module, ABC):
     """One vector for a whole region, which is its own descriptor and lies in the box's centre.
 
     It needs a cross-attention that splits it among the heads, `ConcatenatedCrossAttention` with one
@@ -35,9 +36,9 @@ class PooledResampler(nn.Module):
     num_points = 1
     region_size: int | None = None  # any
 
+    @abstractmethod
     def pool(self, bins: Tensor) -> Tensor:
         """(B, N, C, R * R) features of the bins to (B, N, C)."""
-        raise NotImplementedError
 
     def forward(self, regions: Tensor, boxes: Tensor, level: FeatureLevel) -> Samples:
         """As `KeypointResampler.forward`, M being 1 and E being C."""
