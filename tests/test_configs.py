@@ -20,6 +20,11 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 COCO = sorted(x.stem for x in (CONFIGS / "coco").glob("*detr*.py"))  # test_convnets.py: others
 MINI = sorted(x.stem for x in (CONFIGS / "mini").glob("*.py"))
 ALL = [f"coco/{x}" for x in COCO] + [f"mini/{x}" for x in MINI]
+FULL_SIZE = [  # test_ablations.py: the one whose boxes are in a checkpoint
+    *(f"coco/{x}" for x in COCO),
+    *(f"{y}/{x.stem}" for y in ("ablations", "voc") for x in sorted((CONFIGS / y).glob("*.py"))),
+]
+FULL_SIZE.remove("voc/sam_detr_pp_r50_smca_coco_boxes_50ep")
 TRAIN_IMAGES = 118_287  # of COCO train2017
 SIZES = ((64, 48), (40, 56), (32, 72))
 COUNTS = {"empty": (0, 0, 0), "half-empty": (3, 0, 1), "full": (4, 2, 30)}
@@ -111,6 +116,22 @@ def test_training_step_gives_every_parameter_a_finite_gradient(name, kind):
     assert set(losses) == names | denoised
     for parameter, x in model.named_parameters():
         assert x.grad is not None and x.grad.isfinite().all(), parameter
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_config_takes_a_step_at_reduced_size(name):
+    model = load(name).model
+    model.neck.dim, model.num_queries = 64, 12
+    model.encoder.layer.hidden_dim = model.decoder.layer.hidden_dim = 64
+    model = instantiate(model).train()
+
+    losses = model(make_batch(SIZES, COUNTS["full"]))
+    sum(losses.values()).backward()
+
+    assert all(x.isfinite() for x in losses.values())
+    for parameter, x in model.named_parameters():
+        if x.requires_grad:
+            assert x.grad is not None and x.grad.isfinite().all(), parameter
 
 
 @pytest.mark.parametrize("name", [x for x in MINI if "_pp" not in x and "deformable" not in x])
