@@ -1,16 +1,22 @@
 """Backbones against torchvision's with the same weights."""
 
+from copy import deepcopy
+
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.config import LazyConfig, instantiate
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.modeling import Backbone
 from torch.testing import assert_close
 from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.ops.misc import FrozenBatchNorm2d
+from torchvision.ops.misc import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
 from conftest import MODELS, randomize, randomize_statistics
 from samdetr.convert import DETR, rename
 from samdetr.modeling import mini_resnet
+from samdetr.modeling.backbone import FoldedConv2d, fold_frozen_norms
 
 STAGES = {f"layer{i}": f"res{i + 1}" for i in (1, 2, 3, 4)}
 
@@ -18,7 +24,7 @@ STAGES = {f"layer{i}": f"res{i + 1}" for i in (1, 2, 3, 4)}
 def make_twin(dilated):
     """torchvision's ResNet-50."""
     strides = [False, False, dilated]
-    twin = resnet50(norm_layer=FrozenBatchNorm2d, replace_stride_with_dilation=strides)
+    twin = resnet50(norm_layer=TorchvisionFrozenBatchNorm2d, replace_stride_with_dilation=strides)
     return randomize_statistics(twin)
 
 
@@ -54,3 +60,44 @@ def test_gradients_reach_every_parameter_of_the_mini_backbone():
     backbone = randomize(mini_resnet(("res3", "res5"), norm="BN"), std=0.1)
     sum(x.sin().sum() for x in backbone(torch.randn(2, 3, 32, 64)).values()).backward()
     assert all(x.grad is not None and x.grad.any() for x in backbone.parameters())
+
+
+@pytest.mark.parametrize("make", [lambda: mini_resnet(("res3", "res5")), lambda: wide_conv()])
+def test_folded_norms_change_neither_values_nor_gradients_nor_names(make):
+    plain = randomize_statistics(randomize(make(), std=0.1)).double()
+    folded = fold_frozen_norms(deepcopy(plain)).to(memory_format=torch.channels_last)
+    assert sum(isinstance(x, FoldedConv2d) for x in folded.modules()) == sum(
+        getattr(x, "norm", None) is not None for x in plain.modules()
+    )
+    assert not any(type(x) is Conv2d and x.norm is not None for x in folded.modules())
+    assert_close(folded.state_dict(), plain.state_dict(), atol=0, rtol=0)
+    images = torch.randn(2, 3, 32, 64, dtype=torch.float64)
+    features, expected = folded(images), plain(images)
+    assert_close(features, expected)
+    for outputs in (features, expected):
+        sum(x.sin().sum() for x in outputs.values()).backward()
+    for (name, ours), theirs in zip(folded.named_parameters(), plain.parameters()):
+        assert_close(ours.grad, theirs.grad, msg=name)
+
+
+def wide_conv():
+    """A convolution with everything that ResNet has not: bias, groups, an activation."""
+
+    class Wide(Backbone):
+        def __init__(self):
+            super().__init__()
+            norm = FrozenBatchNorm2d(8)
+            self.conv = Conv2d(
+                3, 8, 3, padding=2, dilation=2, bias=True, norm=norm, activation=F.relu
+            )
+            self.grouped = Conv2d(8, 16, 3, groups=4, stride=2, norm=FrozenBatchNorm2d(16))
+
+        def forward(self, x):
+            return {"out": self.grouped(self.conv(x))}
+
+    return Wide()
+
+
+def test_trained_norms_are_not_folded():
+    backbone = fold_frozen_norms(mini_resnet(("res3",), norm="BN"))
+    assert not any(isinstance(x, FoldedConv2d) for x in backbone.modules())

@@ -18,13 +18,14 @@ Figures in the notes are of the default sizes unless they say so.
 
 - DETR: the paper prints the figures of the original, with 100 queries, for its baseline with 300.
   With 100 ours has 86.3 GFLOPs and 186.0 with DC5.
-- Single-scale SAM-DETR: the paper prints 57M where its code has 58M, and 107 and 229 GFLOPs where we
-  count less for a model that equals that code weight by weight. The gap grows by 4 million
+- Single-scale SAM-DETR: the paper prints 57M where its code has 58M, and 107 and 229 GFLOPs where
+  we count less for a model that equals that code weight by weight. The gap grows by 4 million
   multiply-adds per token, and one more product of queries and keys in every cross-attention is 3.7
-  million (6 layers x 8 heads x 300 queries x 256 channels): content and position concatenated, as in
-  Conditional DETR, instead of added, as in the released code. So counted, ours would have 104.7 and
-  226.4 (-2.1% and -1.1%); we take the printed figures to be of such a version. Those of SAM-DETR++
-  agree with the sum.
+  million (6 layers x 8 heads x 300 queries x 256 channels): content and position concatenated, as
+  in Conditional DETR, instead of added, as in the released code. So counted, ours would have 104.7
+  and 226.4 (-2.1% and -1.1%); we take the printed figures to be of such a version. Those of
+  SAM-DETR++ agree with the sum.
+- Conditional, DAB- and DN-DETR have 43M parameters, as in the package `transformers`.
 - DAB- and DN-DETR: in table 2 of the paper 216 is DAB-DETR with 3 patterns per query; with one,
   which is what we have, both are 202 there.
 - Faster R-CNN with C4 and DC5: ours looks at all of 1000 proposals, which images need not give.

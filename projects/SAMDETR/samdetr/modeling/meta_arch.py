@@ -15,6 +15,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ..structures import Targets
+from .backbone import fold_frozen_norms
 from .decoder import Decoder
 from .neck import ChannelMapper
 from .postprocessing import detections
@@ -61,7 +62,8 @@ class SAMDETR(nn.Module):
         detections_per_image: int = 100,
     ):
         super().__init__()
-        self.backbone = backbone
+        # Faster at the same numbers, on every device: a map is read and written once per layer.
+        self.backbone = fold_frozen_norms(backbone).to(memory_format=torch.channels_last)
         self.neck = neck
         self.encoder = encoder
         self.queries = queries
