@@ -206,3 +206,27 @@ def test_training_without_ground_truth_is_an_error_that_names_the_image():
     batch = [{"image": torch.zeros(3, 8, 8), "file_name": "a.jpg"}]
     with pytest.raises(ValueError, match="a.jpg has no 'instances'"):
         make_model()(batch)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bfloat16_detects_what_float32_does_and_boxes_stay_float32(variant):
+    exact = make_noisy_model(variant).eval()
+    rough = make_model(variant, inference_dtype="bfloat16").eval()
+    rough.load_state_dict(exact.state_dict())
+    seen = []
+    rough.encoder.register_forward_hook(lambda *args: seen.extend(args[2]))
+    batch = make_batch()
+    (logits, boxes), (rough_logits, rough_boxes) = (
+        predictions_of(x, batch) for x in (exact, rough)
+    )
+    # So the encoder was in lower precision, but not the positions.
+    assert (rough_logits != logits).any()
+    assert {x.position.dtype for x in seen} == {torch.float32}
+    assert rough_boxes.dtype == rough_logits.dtype == torch.float32
+    assert_close(rough_logits, logits, atol=0.05 * float(logits.detach().std()), rtol=0.02)
+    assert_close(rough_boxes, boxes, atol=0.02, rtol=0)
+
+
+def test_an_unknown_inference_dtype_is_named():
+    with pytest.raises(ValueError, match="inference_dtype is 'int8', must be float32"):
+        make_model("sam_detr", inference_dtype="int8")

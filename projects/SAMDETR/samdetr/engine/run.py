@@ -20,6 +20,7 @@ from ..checkpoint import Checkpointer, CheckpointError, InitialCheckpointer, Mis
 from .config import ConfigError, load_config
 from .distributed import share_cores, wrap
 from .hooks import BestCheckpointer, PeriodicCheckpointer, WeightsCheckpointer, rewind
+from .memory import keep_freed_memory
 from .optimizer import build_optimizer
 from .trainer import Trainer
 
@@ -50,6 +51,8 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="samdetr")
     default_setup(cfg, args)
     share_cores()
+    if torch.device(cfg.train.device).type == "cpu":
+        keep_freed_memory()
     results = (evaluate if args.eval_only else train)(cfg, args.resume)
     if dist.is_initialized():
         dist.destroy_process_group()

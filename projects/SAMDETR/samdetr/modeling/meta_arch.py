@@ -7,6 +7,7 @@ parts; `configs/` puts them together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from detectron2.modeling import Backbone
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from ..structures import Targets
+from ..structures import Predictions, Targets
 from .backbone import fold_frozen_norms
 from .decoder import Decoder
 from .neck import ChannelMapper
@@ -37,9 +38,11 @@ class SAMDETR(nn.Module):
         pixel_mean, pixel_std: per channel, 0 to 255.
         input_format: order of the channels, "RGB" or "BGR"; tells tools how to read images.
         detections_per_image: detections kept per image.
+        inference_dtype: "float32", or "bfloat16" or "float16" for detection in mixed precision;
+            positions, regions and boxes stay in float32.
 
     Raises:
-        ValueError: if the parts do not fit together.
+        ValueError: if the parts do not fit together, or the dtype is unknown.
     """
 
     pixel_mean: Tensor
@@ -60,6 +63,7 @@ class SAMDETR(nn.Module):
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         input_format: str = "RGB",
         detections_per_image: int = 100,
+        inference_dtype: str = "float32",
     ):
         super().__init__()
         # Faster at the same numbers, on every device: a map is read and written once per layer.
@@ -74,6 +78,11 @@ class SAMDETR(nn.Module):
         self.num_queries = num_queries
         self.input_format = input_format
         self.detections_per_image = detections_per_image
+        if inference_dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(
+                f"inference_dtype is {inference_dtype!r}, must be float32, bfloat16 or float16"
+            )
+        self.inference_dtype: torch.dtype = getattr(torch, inference_dtype)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor([*values]).view(-1, 1, 1), persistent=False)
         self._check()
@@ -112,13 +121,24 @@ class SAMDETR(nn.Module):
         Returns:
             In training the weighted losses by name, else per image `{"instances": Instances}`.
         """
+        return self.losses(batched_inputs) if self.training else self.detect(batched_inputs)
+
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Weighted losses by name."""
+        targets = self.targets(batched_inputs)
         images, padding = self.batch(batched_inputs)
-        targets = self.targets(batched_inputs) if self.training else None
-        pyramid = self.encoder(self.neck(self.backbone(images.tensor), padding))
-        queries = self.denoising(self.queries(len(images)), targets)
-        predictions = self.decoder(queries, pyramid)
-        if targets is not None:
-            return self.criterion(predictions, targets, queries.known)
+        predictions, known = self.predict(images.tensor, padding, targets)
+        return self.criterion(predictions, targets, known)
+
+    def detect(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """Detections per image, computed in `inference_dtype`."""
+        images, padding = self.batch(batched_inputs)
+        low = self.inference_dtype != torch.float32
+        context = (
+            torch.autocast(padding.device.type, self.inference_dtype) if low else nullcontext()
+        )
+        with context:
+            predictions, _ = self.predict(images.tensor, padding)
         sizes = [
             (x.get("height", size[0]), x.get("width", size[1]))
             for x, size in zip(batched_inputs, images.image_sizes)
@@ -126,6 +146,23 @@ class SAMDETR(nn.Module):
         count = self.detections_per_image
         found = detections(predictions, sizes, count, self.decoder.scores)
         return [{"instances": instances} for instances in found]
+
+    def predict(
+        self, images: Tensor, padding: Tensor, targets: Targets | None = None
+    ) -> tuple[Predictions, Tensor | None]:
+        """Predictions of all decoder layers, without any post-processing.
+
+        Args:
+            images: (B, 3, height, width), normalised.
+            padding: (B, height, width) bool, True on pixels outside of an image.
+            targets: ground truth to make denoising queries of.
+
+        Returns:
+            The predictions, and the targets of the denoising queries as in `Queries.known`.
+        """
+        pyramid = self.encoder(self.neck(self.backbone(images), padding))
+        queries = self.denoising(self.queries(len(images)), targets)
+        return self.decoder(queries, pyramid), queries.known
 
     def batch(self, batched_inputs: list[dict[str, Any]]) -> tuple[ImageList, Tensor]:
         """Normalise the images and pad them to a common size.
