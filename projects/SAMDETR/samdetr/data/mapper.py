@@ -14,6 +14,8 @@ from detectron2.data.detection_utils import check_image_size, convert_PIL_to_num
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
 
+from .images import ResizeTransform
+
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,7 +71,7 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
         if isinstance(resize, T.NoOpTransform):
             return resize
         new_height, new_width = max(resize.new_h, 1), max(resize.new_w, 1)
-        return T.ResizeTransform(height, width, new_height, new_width, self.interp)
+        return ResizeTransform(height, width, new_height, new_width, self.interp)
 
 
 def read_image(
