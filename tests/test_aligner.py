@@ -9,6 +9,7 @@ from conftest import assert_gradients_reach_all, make_boxes, make_level, randomi
 from samdetr.modeling import (
     AverageResampler,
     Gate,
+    GatherPooler,
     ImageKeypointResampler,
     KeypointResampler,
     MaxResampler,
@@ -57,7 +58,7 @@ def test_an_open_gate_is_the_identity_and_has_no_weights():
     assert not [*OpenGate().parameters()]
 
 
-@pytest.mark.parametrize("pooler", [RoIAlignPooler, SeparablePooler])
+@pytest.mark.parametrize("pooler", [RoIAlignPooler, SeparablePooler, GatherPooler])
 def test_points_lie_inside_their_box(pooler):
     aligner, (x, position, boxes, level) = randomize(make_aligner(pooler)), make_inputs()
     aligned = aligner(x, position, boxes, level)
@@ -144,3 +145,22 @@ def test_gradients_reach_every_parameter_and_the_features(resampler):
     sum(part.sin().sum() for part in aligned).backward()
     assert_gradients_reach_all(aligner)
     assert level.tokens.grad.any()
+
+
+@pytest.mark.parametrize("pooler", [SeparablePooler, GatherPooler])
+@pytest.mark.parametrize("resampler", RESAMPLERS)
+def test_every_pooler_gives_the_queries_of_the_operator_and_the_same_gradients(pooler, resampler):
+    x, position, boxes, level = make_inputs()
+    operator = randomize(make_aligner(resampler=resampler))
+    other = make_aligner(pooler, resampler)
+    other.load_state_dict(operator.state_dict())
+    level.tokens.requires_grad_()
+    results = []
+    for aligner in (operator, other):
+        aligned = aligner(x, position, boxes, level)
+        inputs = [level.tokens, *aligner.parameters()]
+        results.append(
+            [*aligned, *torch.autograd.grad(sum(y.sin().sum() for y in aligned), inputs)]
+        )
+    for expected, found in zip(*results, strict=True):
+        assert_close(found, expected, atol=1e-5, rtol=1e-4)

@@ -16,6 +16,7 @@ from samdetr.engine import load_config
 from samdetr.modeling import KeypointResampler, RoIAlignPooler, SeparablePooler
 from samdetr.modeling.attention import attend
 from samdetr.modeling.deformable import DeformableAttention
+from samdetr.modeling.regions import PooledRegions
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -120,13 +121,14 @@ def test_the_separable_pooler_counts_its_products_and_the_sums_of_its_weights():
     flops = count(module, make_boxes(2, boxes))
 
     products = size * height * width * dim + size * size * width * dim
-    sums = size * sum((cells // size + 1) * cells for cells in (height, width))
+    samples = [cells // size + 1 for cells in (height, width)]
+    sums = size * sum(x * (x + 1) for x in samples)
     assert flops == 2 * boxes * (products + sums)
 
 
 def test_the_resampler_counts_four_per_channel_of_a_keypoint():
     resampler = KeypointResampler(8, num_points=5, region_size=3, reduced_dim=2, hidden_dims=(4, 6))
-    regions = torch.randn(2, 3, 8, 3, 3)
+    regions = PooledRegions(torch.randn(2, 3, 8, 3, 3))
     layers = 9 * 8 * 2 + 9 * 2 * 4 + 4 * 6 + 6 * 10
     flops = count(resampler, regions, make_boxes(2, 3), make_level(dim=8))
     assert flops == 2 * 3 * (layers + 4 * 5 * 8)

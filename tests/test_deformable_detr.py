@@ -296,7 +296,7 @@ def test_weights_of_transformers_give_its_logits_and_boxes_of_every_layer(refine
     assert len(layers) == 3
     for logits, boxes, layer in zip(*predictions, layers, strict=True):
         assert_close(logits, layer["logits"], atol=1e-4, rtol=0)
-        assert_close(boxes, layer["pred_boxes"], atol=1e-5, rtol=0)
+        assert_close(boxes, layer["pred_boxes"], atol=5e-5, rtol=0)
         assert boxes.std(1).min() > 1e-2  # queries differ, so the comparison says something
 
 

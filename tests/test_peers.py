@@ -142,7 +142,7 @@ def test_weights_of_the_package_give_its_outputs_of_every_layer(peer, original):
         with torch.no_grad():
             wanted = first_layers(original, depth)(pixel_values=images, pixel_mask=mask)
         assert_close(predictions.logits[depth - 1], wanted.logits, atol=1e-4, rtol=0)
-        assert_close(predictions.boxes[depth - 1], wanted.pred_boxes, atol=1e-5, rtol=0)
+        assert_close(predictions.boxes[depth - 1], wanted.pred_boxes, atol=5e-5, rtol=0)
     boxes = predictions.boxes
     assert boxes.std(2).amax(-1).min() > 1e-3  # queries differ, so the comparison says something
     assert (boxes[:, 0] - boxes[:, 1]).abs().max() > 1e-2  # and so do images
@@ -157,7 +157,7 @@ def test_positions_in_all_layers_are_another_cross_attention():
     with torch.no_grad():
         wanted = original(pixel_values=images, pixel_mask=mask)
     assert_close(predictions.logits[-1], wanted.logits, atol=1e-4, rtol=0)
-    assert_close(predictions.boxes[-1], wanted.pred_boxes, atol=1e-5, rtol=0)
+    assert_close(predictions.boxes[-1], wanted.pred_boxes, atol=5e-5, rtol=0)
 
 
 def test_losses_and_gradients_are_those_of_the_package(peer):

@@ -1,4 +1,4 @@
-"""RoIAlign by loops, by Detectron2's operator and by matrix products: all the same."""
+"""RoIAlign by loops, by Detectron2's operator, by products and by lists: all the same."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ from torch.testing import assert_close
 
 import oracles
 from conftest import make_boxes, make_level
-from samdetr.modeling import RoIAlignPooler, SeparablePooler
+from samdetr.modeling import FastestPooler, GatherPooler, RoIAlignPooler, SeparablePooler
 
-POOLERS = (RoIAlignPooler, SeparablePooler)
+POOLERS = (RoIAlignPooler, SeparablePooler, GatherPooler)
 BOXES = {  # (cx, cy, w, h)
     "whole image": [0.5, 0.5, 1.0, 1.0],
     "nearly whole": [0.5, 0.5, 0.99999, 0.99999],
@@ -56,33 +56,56 @@ def by_loops(boxes, level, size):
 def test_regions_equal_a_loop_over_bins_and_samples(pooler, name, size):
     level = make_level(*LEVELS[name], dim=3)
     boxes = torch.cat([every_box()[:, :9], make_boxes(2, 4)], dim=1)
-    assert_close(pooler(size)(boxes, level), by_loops(boxes, level, size), atol=2e-5, rtol=0)
+    assert_close(pooler(size)(boxes, level).bins(), by_loops(boxes, level, size), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("pooler", POOLERS[1:])
 @pytest.mark.parametrize("name", LEVELS)
 @pytest.mark.parametrize("size", [7, 3])
-def test_matrix_products_equal_the_operator_and_so_do_gradients(name, size):
+def test_products_and_lists_equal_the_operator_and_so_do_gradients(pooler, name, size):
     level = make_level(*LEVELS[name], dim=6)
     level.tokens.requires_grad_()
     boxes = torch.cat([every_box(), make_boxes(2, 60)], dim=1)
-    results = []
-    for pooler in POOLERS:
-        regions = pooler(size)(boxes, level)
-        weights = torch.linspace(-1, 1, regions.numel()).view_as(regions)
-        (grad,) = torch.autograd.grad((regions * weights).sum(), level.tokens)
-        results.append((regions, grad))
-    (operator, operator_grad), (products, products_grad) = results
-    assert_close(products, operator, atol=1e-5, rtol=0)
-    assert_close(products_grad, operator_grad, atol=1e-5 * float(operator_grad.abs().max()), rtol=0)
+    operator, operator_grad = bins_and_gradient(RoIAlignPooler(size), boxes, level)
+    bins, grad = bins_and_gradient(pooler(size), boxes, level)
+    assert_close(bins, operator, atol=1e-5, rtol=0)
+    assert_close(grad, operator_grad, atol=1e-5 * float(operator_grad.abs().max()), rtol=0)
 
 
+def bins_and_gradient(pooler, boxes, level):
+    bins = pooler(boxes, level).bins()
+    weights = torch.linspace(-1, 1, bins.numel()).view_as(bins)
+    (grad,) = torch.autograd.grad((bins * weights).sum(), level.tokens)
+    return bins, grad
+
+
+@pytest.mark.parametrize("pooler", POOLERS[1:])
 @pytest.mark.parametrize("cells", [7, 14, 21])
-def test_they_are_equal_where_a_box_is_a_rounding_error_wider_than_the_image(cells):
+def test_they_are_equal_where_a_box_is_a_rounding_error_wider_than_the_image(pooler, cells):
     level = make_level(cells, cells, [(cells, cells)], dim=2)
     boxes = torch.rand(1, 200, 4)
     boxes[..., 2:] = 1.0
-    operator, products = (pooler(7)(boxes, level) for pooler in POOLERS)
-    assert_close(products, operator, atol=1e-5, rtol=0)
+    operator, bins = (kind(7)(boxes, level).bins() for kind in (RoIAlignPooler, pooler))
+    assert_close(bins, operator, atol=1e-5, rtol=0)
+
+
+def test_the_fastest_pooler_gathers_on_a_cpu_and_never_on_a_gpu():
+    pooler, gpu = FastestPooler(7), torch.device("cuda")
+    assert pooler.choose(torch.device("cpu")) is pooler.gather
+    assert pooler.choose(gpu) is pooler.operator
+    assert pooler.choose(torch.device("meta")) is pooler.operator
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert pooler.choose(gpu) is pooler.products
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_traced_graph_holds_the_operator_and_is_right_for_other_boxes():
+    level, pooler = make_level(dim=4), FastestPooler(7)
+    bins = torch.jit.trace(lambda boxes: pooler(boxes, level).bins(), make_boxes())
+    boxes = make_boxes()
+    assert_close(bins(boxes), pooler(boxes, level).bins())
 
 
 @pytest.mark.parametrize("pooler", POOLERS)
@@ -90,7 +113,7 @@ def test_a_constant_map_gives_its_constant_inside_the_image(pooler):
     level = make_level(6, 8, [(6, 8), (6, 8)], dim=2)
     level = level._replace(tokens=torch.full_like(level.tokens, 3.5))
     boxes = torch.tensor([[[0.5, 0.5, 1.0, 1.0], [0.2, 0.3, 0.1, 0.5]]]).expand(2, -1, -1)
-    regions = pooler(7)(boxes, level)
+    regions = pooler(7)(boxes, level).bins()
     assert_close(regions, torch.full_like(regions, 3.5))
 
 
@@ -100,20 +123,20 @@ def test_a_map_of_coordinates_gives_the_middles_of_the_bins(pooler):
     y, x = torch.meshgrid(torch.arange(20) + 0.5, torch.arange(30) + 0.5, indexing="ij")
     level = level._replace(tokens=torch.stack([x, y], dim=-1).flatten(0, 1).expand(2, -1, -1))
     cx, cy, w, h = 0.5, 0.4, 0.6, 0.3
-    regions = pooler(5)(torch.tensor([cx, cy, w, h]).expand(2, 1, 4), level)[:, 0]
+    bins = pooler(5)(torch.tensor([cx, cy, w, h]).expand(2, 1, 4), level).bins()[:, 0]
     for image, (width, height) in enumerate([(30, 20), (15, 10)]):
         for i in range(5):
             expected_x = (cx + w * ((i + 0.5) / 5 - 0.5)) * width
             expected_y = (cy + h * ((i + 0.5) / 5 - 0.5)) * height
-            assert_close(regions[image, 0, :, i], torch.full((5,), expected_x), atol=1e-4, rtol=0)
-            assert_close(regions[image, 1, i], torch.full((5,), expected_y), atol=1e-4, rtol=0)
+            assert_close(bins[image, 0, :, i], torch.full((5,), expected_x), atol=1e-4, rtol=0)
+            assert_close(bins[image, 1, i], torch.full((5,), expected_y), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("pooler", POOLERS)
 def test_regions_pass_gradients_to_the_features_of_their_image_and_none_to_boxes(pooler):
     level, boxes = make_level(dim=4), make_boxes().requires_grad_()
     level.tokens.requires_grad_()
-    pooler(7)(boxes, level)[0].sum().backward()
+    pooler(7)(boxes, level).bins()[0].sum().backward()
     assert boxes.grad is None
     assert level.tokens.grad[0].any()
     assert not level.tokens.grad[1].any()
@@ -122,15 +145,16 @@ def test_regions_pass_gradients_to_the_features_of_their_image_and_none_to_boxes
 @pytest.mark.parametrize("pooler", POOLERS)
 def test_regions_of_boxes_and_images_are_independent(pooler):
     level, boxes = make_level(dim=4), make_boxes()
-    regions, order = pooler(7)(boxes, level), torch.randperm(5)
+    bins, order = pooler(7)(boxes, level).bins(), torch.randperm(5)
     flipped = level._replace(tokens=level.tokens.flip(0), padding=level.padding.flip(0))
-    assert_close(pooler(7)(boxes.flip(0)[:, order], flipped), regions.flip(0)[:, order])
+    permuted = pooler(7)(boxes.flip(0)[:, order], flipped).bins()
+    assert_close(permuted, bins.flip(0)[:, order])
 
 
 @pytest.mark.parametrize("pooler", POOLERS)
 def test_pooling_works_under_bfloat16_autocast(pooler):
     level, boxes = make_level(dim=4), make_boxes()
-    exact = pooler(7)(boxes, level)
+    exact = pooler(7)(boxes, level).bins()
     with torch.autocast("cpu", torch.bfloat16):
-        regions = pooler(7)(boxes, level._replace(tokens=level.tokens.bfloat16()))
-    assert_close(regions.float(), exact, atol=0.05, rtol=0.05)
+        bins = pooler(7)(boxes, level._replace(tokens=level.tokens.bfloat16())).bins()
+    assert_close(bins.float(), exact, atol=0.05, rtol=0.05)

@@ -14,6 +14,7 @@ from samdetr.modeling import (
     KeypointResampler,
     MaxResampler,
 )
+from samdetr.modeling.regions import PooledRegions
 
 DIM, POINTS = 8, 4
 KEYPOINTS = [KeypointResampler, ImageKeypointResampler]
@@ -38,7 +39,8 @@ def place_keypoints(resampler, offsets):
 
 def make_inputs(size=7):
     """Regions, boxes and a level whose second image is padded."""
-    return torch.randn(2, 3, DIM, size, size), make_boxes(2, 3), make_level(dim=DIM)
+    regions = PooledRegions(torch.randn(2, 3, DIM, size, size))
+    return regions, make_boxes(2, 3), make_level(dim=DIM)
 
 
 def in_the_box(points, boxes):
@@ -53,7 +55,7 @@ def test_features_are_bilinear_samples_of_the_region_at_the_keypoints(size):
     keypoints = in_the_box(samples.points, boxes)
     for b, n, m in np.ndindex(2, 3, POINTS):
         x, y = ((keypoints[b, n, m] + 1) / 2 * size - 0.5).tolist()  # in bins
-        expected = oracles.hat_sample(regions[b, n].double().numpy(), x, y)
+        expected = oracles.hat_sample(regions.bins()[b, n].double().numpy(), x, y)
         found = samples.features[b, n, m].double()
         assert_close(found, torch.from_numpy(expected), atol=1e-4, rtol=0)
 
@@ -73,7 +75,7 @@ def test_a_keypoint_is_x_then_y():
     features, points, _ = resampler(regions, boxes, level)
     assert_close(in_the_box(points, boxes), keypoints.expand(2, 3, -1, -1), atol=1e-4, rtol=0)
     for point, (row, column) in enumerate([(3, 3), (3, 4), (4, 3), (6, 0)]):
-        assert_close(features[:, :, point], regions[..., row, column], atol=1e-5, rtol=1e-5)
+        assert_close(features[:, :, point], regions.bins()[..., row, column], atol=1e-5, rtol=1e-5)
 
 
 def test_a_keypoint_on_the_corner_of_the_box_reads_a_quarter_of_the_corner_bin():
@@ -82,7 +84,9 @@ def test_a_keypoint_on_the_corner_of_the_box_reads_a_quarter_of_the_corner_bin()
     resampler = place_keypoints(make_resampler(), keypoints.atanh())
     features = resampler(regions, boxes, level).features
     for point, (row, column) in enumerate([(0, 0), (0, 6), (6, 0), (6, 6)]):
-        assert_close(features[:, :, point], regions[..., row, column] / 4, atol=1e-5, rtol=1e-5)
+        assert_close(
+            features[:, :, point], regions.bins()[..., row, column] / 4, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_keypoints_are_the_tanh_of_a_linear_map_of_the_descriptor():
@@ -96,7 +100,7 @@ def test_keypoints_are_the_tanh_of_a_linear_map_of_the_descriptor():
 
 def test_the_descriptor_is_the_convnet_and_mlp_of_section_4_2():
     resampler, (regions, boxes, level) = make_resampler(), make_inputs()
-    reduced = torch.einsum("dc,bnchw->bndhw", resampler.reduce.weight[:, :, 0, 0], regions)
+    reduced = torch.einsum("dc,bnchw->bndhw", resampler.reduce.weight[:, :, 0, 0], regions.bins())
     x = (reduced + resampler.reduce.bias[:, None, None]).relu().flatten(2)
     for layer in (x for x in resampler.describe if isinstance(x, nn.Linear)):
         x = layer(x).relu()
@@ -109,7 +113,7 @@ def test_every_box_is_sampled_for_itself(kind):
     second = level._replace(**{k: getattr(level, k)[1:] for k in ("tokens", "position", "padding")})
     for whole, one in zip(
         resampler(regions, boxes, level),
-        resampler(regions[1:, 2:], boxes[1:, 2:], second),
+        resampler(PooledRegions(regions.bins()[1:, 2:]), boxes[1:, 2:], second),
         strict=True,
     ):
         assert_close(whole[1:, 2:], one, atol=1e-5, rtol=1e-5)
@@ -125,10 +129,10 @@ def test_keypoints_start_without_bias_but_not_without_weight(kind):
 @pytest.mark.parametrize("kind", KEYPOINTS)
 def test_gradients_reach_every_parameter_and_the_features(kind):
     resampler, (regions, boxes, level) = make_resampler(kind), make_inputs()
-    regions.requires_grad_(), level.tokens.requires_grad_()
+    regions.bins().requires_grad_(), level.tokens.requires_grad_()
     resampler(regions, boxes, level).features.sin().sum().backward()
     assert_gradients_reach_all(resampler)
-    assert regions.grad.flatten(2).any(-1).all()
+    assert regions.bins().grad.flatten(2).any(-1).all()
     assert (level.tokens.grad is None) == (kind is KeypointResampler)
 
 
@@ -138,7 +142,7 @@ def test_a_pooled_vector_is_the_statistic_of_each_channel_of_the_region(kind, st
     features, points, descriptor = kind()(regions, boxes, level)
     assert features.shape == (2, 3, 1, DIM)
     for b, n, c in np.ndindex(2, 3, DIM):
-        expected = statistic(regions[b, n, c].numpy())
+        expected = statistic(regions.bins()[b, n, c].numpy())
         assert float(features[b, n, 0, c]) == pytest.approx(float(expected), abs=1e-6)
     assert torch.equal(points, boxes[:, :, None, :2])
     assert torch.equal(descriptor, features[:, :, 0])
@@ -147,12 +151,12 @@ def test_a_pooled_vector_is_the_statistic_of_each_channel_of_the_region(kind, st
 
 def test_the_gradient_of_a_pooled_vector_reaches_all_bins_or_the_largest():
     regions, boxes, level = make_inputs()
-    regions.requires_grad_()
+    regions.bins().requires_grad_()
     for kind, expected in (
         (AverageResampler, torch.full((2, 3, DIM, 7, 7), 1 / 49)),
-        (MaxResampler, (regions == regions.amax((-2, -1), keepdim=True)).float()),
+        (MaxResampler, (regions.bins() == regions.bins().amax((-2, -1), keepdim=True)).float()),
     ):
-        (grad,) = torch.autograd.grad(kind()(regions, boxes, level).features.sum(), regions)
+        (grad,) = torch.autograd.grad(kind()(regions, boxes, level).features.sum(), regions.bins())
         assert_close(grad, expected)
 
 

@@ -27,7 +27,7 @@ def round_prior():
 @pytest.mark.parametrize("size", [(4, 4), (7, 13), (1, 5), (1, 1)])
 def test_bias_peaks_in_the_cell_of_each_keypoint(size):
     level, aligned = make_level(*size), make_aligned()
-    peak = round_prior()(aligned, level).argmax(-1).transpose(1, 2)  # (B, N, M)
+    peak = round_prior()(aligned, level).dense().argmax(-1).transpose(1, 2)  # (B, N, M)
     cell = (aligned.points * level.extent[:, None, None]).long()
     assert_close(peak, cell[..., 1] * size[1] + cell[..., 0])
 
@@ -36,7 +36,7 @@ def test_bias_falls_with_the_squared_distance_in_cells_over_the_bandwidth():
     level, aligned = make_level(4, 6, [(4, 6), (2, 3)]), make_aligned()
     middle = torch.tensor([[2.5 / 6, 1.5 / 4], [2.5 / 3, 1.5 / 2]])  # of cell (2, 1)
     aligned = aligned._replace(points=middle[:, None, None].expand_as(aligned.points))
-    bias = round_prior()(aligned, level)
+    bias = round_prior()(aligned, level).dense()
     for image, (columns, rows) in enumerate([(6, 4), (3, 2)]):
         for y in range(rows):
             for x in range(columns):
@@ -50,7 +50,7 @@ def test_the_first_scale_of_a_keypoint_is_along_x_and_the_second_along_y():
         prior.scale.bias.view(8, 2)[:, 0] = 3.0
     aligned = make_aligned()
     aligned = aligned._replace(points=torch.full_like(aligned.points, 0.25))  # of cell (1, 1)
-    bias = prior(aligned, level).unflatten(-1, (6, 6))
+    bias = prior(aligned, level).dense().unflatten(-1, (6, 6))
     assert_close(bias[..., 1, 2], torch.full((2, 8, 5), -9 / 8))
     assert_close(bias[..., 2, 1], torch.full((2, 8, 5), -1 / 8))
 
@@ -63,7 +63,7 @@ def test_bias_and_gradients_equal_those_of_the_full_grid(bandwidth):
     scale = prior.scale(aligned.descriptor).unflatten(-1, (8, 2))
     results = []
     for bias in (
-        prior(aligned, level),
+        prior(aligned, level).dense(),
         oracles.gaussian_bias(aligned.points, scale, level, bandwidth),
     ):
         leaves = (aligned.points, aligned.descriptor, *prior.parameters())
@@ -75,7 +75,7 @@ def test_bias_and_gradients_equal_those_of_the_full_grid(bandwidth):
 
 def test_padded_cells_are_ruled_out_and_no_others():
     level = make_level()
-    bias = make_prior()(make_aligned(), level)
+    bias = make_prior()(make_aligned(), level).dense()
     assert torch.equal(bias.isinf(), level.padding[:, None, None].expand_as(bias))
 
 
@@ -83,14 +83,14 @@ def test_with_scales_of_zero_only_the_padding_is_left():
     prior, level, aligned = make_prior(), make_level(), make_aligned()
     for parameter in prior.parameters():
         nn.init.zeros_(parameter)
-    bias = prior(aligned, level)
+    bias = prior(aligned, level).dense()
     assert torch.equal(bias, PaddingPrior()(aligned, level).expand_as(bias))
 
 
 def test_large_scales_leave_one_cell_and_finite_attention():
     prior, level, aligned = round_prior(), make_level(), make_aligned()
     nn.init.constant_(prior.scale.bias, 1e3)
-    weights = prior(aligned, level).softmax(-1)
+    weights = prior(aligned, level).dense().softmax(-1)
     assert weights.isfinite().all()
     assert_close(weights.max(-1).values, torch.ones(2, 8, 5), atol=1e-2, rtol=0)
 
@@ -102,13 +102,13 @@ def test_scales_start_without_bias():
 def test_only_the_scales_are_rounded_under_autocast():
     prior, level, aligned = make_prior(), make_level(), make_aligned()
     with torch.autocast("cpu", torch.bfloat16):
-        bias, scale = prior(aligned, level), prior.scale(aligned.descriptor)
+        bias, scale = prior(aligned, level).dense(), prior.scale(aligned.descriptor)
     scale = scale.float().unflatten(-1, (8, 2))
     assert_close(bias, oracles.gaussian_bias(aligned.points, scale, level, 8.0))
 
 
 def test_gradients_reach_every_parameter():
     prior = make_prior()
-    bias = prior(make_aligned(), make_level())
+    bias = prior(make_aligned(), make_level()).dense()
     bias.masked_fill(bias == -math.inf, 0).sum().backward()
     assert_gradients_reach_all(prior)

@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from samdetr.modeling import SeparablePooler, mini_resnet
+from samdetr.modeling import mini_resnet
 
 from .sam_detr import model
 
@@ -12,8 +12,6 @@ model.neck.dim = 96
 model.encoder.layer.hidden_dim = 256
 model.encoder.num_layers = 1
 model.decoder.layer.hidden_dim = 256
-# On maps of 12 x 12 cells most of a step would be the backward of the RoIAlign operator.
-model.decoder.layer.aligner.pooler = L(SeparablePooler)(size=7)
 model.decoder.layer.aligner.resampler.reduced_dim = 16
 model.decoder.layer.aligner.resampler.hidden_dims = (96, 96, 96)
 model.decoder.levels = [0] * 3

@@ -16,6 +16,7 @@ from samdetr.modeling import (
     DenseAttention,
     Encoder,
     EncoderLayer,
+    FastestPooler,
     Gate,
     HungarianMatcher,
     KeypointResampler,
@@ -23,7 +24,6 @@ from samdetr.modeling import (
     NoDenoising,
     PaddingPrior,
     PredictionHead,
-    RoIAlignPooler,
     SelfAttention,
     SemanticsAligner,
     SetCriterion,
@@ -63,7 +63,7 @@ model = L(SAMDETR)(
                 dim="${model.neck.dim}", num_heads=8, dropout="${model.encoder.layer.dropout}"
             ),
             aligner=L(SemanticsAligner)(
-                pooler=L(RoIAlignPooler)(size=7),
+                pooler=L(FastestPooler)(size=7),
                 resampler=L(KeypointResampler)(dim="${model.neck.dim}", num_points=8),
                 content_gate=L(Gate)(dim="${model.neck.dim}", num_points=8),
                 position_gate=L(Gate)(dim="${model.neck.dim}", num_points=8),

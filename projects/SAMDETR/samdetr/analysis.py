@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from .modeling import SAMDETR, SeparablePooler, sampling
+from .modeling import SAMDETR, SeparablePooler, kernels, sampling
 
 # Most images of COCO have 640 x 480 or 640 x 427 pixels: this is what `dataloader.test` makes of
 # them. The paper's figures are means over the first 100 images of val2017, as since DETR.
@@ -66,6 +66,7 @@ IGNORED = {
     "aten.index",
     "aten.index_put_",
     "aten.index_select",
+    "aten.masked_fill_",
     "aten.max",
     "aten.max_pool2d_with_indices",
     "aten.native_batch_norm",
@@ -163,8 +164,9 @@ class FlopCounter(TorchDispatchMode):
 
     def run(self, *inputs: Any) -> None:
         """Call the module and count."""
-        # Compiled kernels of deformable attention are no operators that could be counted.
-        chosen, sampling.backend = sampling.backend, "plain"
+        # Compiled kernels are no operators that could be counted, others do more than is asked.
+        chosen = sampling.backend, kernels.backend
+        sampling.backend, kernels.backend = "grid", "plain"
         hooks = []
         for name, module in self.model.named_modules():
             hooks.append(module.register_forward_pre_hook(partial(self._enter, name)))
@@ -173,7 +175,7 @@ class FlopCounter(TorchDispatchMode):
             with torch.no_grad(), self:
                 self.model(*inputs)
         finally:
-            sampling.backend = chosen
+            sampling.backend, kernels.backend = chosen
             for hook in hooks:
                 hook.remove()
 
@@ -239,7 +241,7 @@ def build(config: DictConfig) -> nn.Module:
         model = instantiate(config)
         for parameter in model.parameters():  # proposals are anchors then, as many as may be
             nn.init.zeros_(parameter)
-    elif any(isinstance(x, SeparablePooler) for x in model.modules()):
+    elif any(isinstance(getattr(x, "pooler", None), SeparablePooler) for x in model.modules()):
         model = instantiate(config)
     return model.eval()
 

@@ -91,4 +91,5 @@ class Targets(NamedTuple):
             scale = torch.tensor([width, height, width, height])
             corners = x.gt_boxes.tensor.float().cpu() / scale
             boxes[i, :count] = box_convert(corners, "xyxy", "cxcywh")
-        return cls(labels.to(device), boxes.to(device), counts)
+        labels, boxes = (x.to(device, non_blocking=True) for x in (labels, boxes))
+        return cls(labels, boxes, counts)

@@ -46,9 +46,15 @@ from .matcher import HungarianMatcher
 from .meta_arch import SAMDETR
 from .mini_backbone import mini_resnet
 from .neck import ChannelMapper, MultiScaleMapper
-from .pooler import RoIAlignPooler, SeparablePooler
+from .pooler import FastestPooler, GatherPooler, RoIAlignPooler, SeparablePooler
 from .position import LearnedQueryPosition, SinePosition, SineQueryPosition
 from .queries import CentredReference, CheckpointReference, LearnedReference, RandomReference
+from .recomputation import (
+    RecomputedDABDecoderLayer,
+    RecomputedDABEncoderLayer,
+    RecomputedDecoderLayer,
+    RecomputedEncoderLayer,
+)
 from .resampler import (
     AverageResampler,
     ImageKeypointResampler,
@@ -94,7 +100,9 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "ExtraLevelMapper",
+    "FastestPooler",
     "Gate",
+    "GatherPooler",
     "GaussianPrior",
     "HeadAligner",
     "HungarianMatcher",
@@ -113,6 +121,10 @@ __all__ = [
     "PointPredictionHead",
     "PredictionHead",
     "RandomReference",
+    "RecomputedDABDecoderLayer",
+    "RecomputedDABEncoderLayer",
+    "RecomputedDecoderLayer",
+    "RecomputedEncoderLayer",
     "RefiningDeformableDecoder",
     "RefiningPredictionHead",
     "RoIAlignPooler",

@@ -68,5 +68,5 @@ class AnchoredPredictionHead(PredictionHead):
         """As in the parent; the reference stays what it is."""
         x = self.norm(x)
         reference = reference.clamp(-MAX_REFERENCE, MAX_REFERENCE)
-        boxes = (reference + self.boxes(x).float()).sigmoid()
-        return self.classes(x).float(), boxes, reference
+        boxes = (reference + self.boxes(x)).sigmoid()
+        return self.classes(x), boxes, reference

@@ -1,9 +1,9 @@
-"""Attention: one kernel, and the attention modules of encoder and decoder around it.
+"""The attention modules of encoder and decoder.
 
 Paper: figure 2 (a) and Eq. 1. DETR: https://arxiv.org/abs/2005.12872.
 
 Shapes: B images, N queries, S cells of one feature level, M heads (and keypoints, one per head),
-        C channels, D channels of a head's query and key, E of its value.
+        C channels, E channels of a head's value.
 """
 
 from __future__ import annotations
@@ -13,31 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ..structures import AlignedQueries, FeatureLevel
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0
-) -> Tensor:
-    """Scaled dot-product attention; the only place that calls an attention kernel.
-
-    Args:
-        query: (B, M, N, D).
-        key: (B, M, S, D), or (B, 1, S, D) where all heads share their keys.
-        value: (B, M, S, E).
-        bias: added to the scaled scores; broadcasts to (B, M, N, S).
-        dropout: probability with which an attention weight is dropped.
-
-    Returns:
-        (B, M, N, E).
-    """
-    heads = query.shape[1]
-    if key.shape[1] == heads:
-        return F.scaled_dot_product_attention(query, key, value, bias, dropout)
-    # Shared keys are never copied per head: the heads are folded into the query axis.
-    folded = (query * query.shape[-1] ** -0.5).flatten(1, 2)  # (B, M * N, D)
-    scores = (folded @ key[:, 0].transpose(1, 2)).unflatten(1, (heads, -1))  # (B, M, N, S)
-    scores = scores if bias is None else scores + bias
-    return F.dropout(scores.softmax(-1), dropout) @ value
+from .kernels import SeparableBias, attend
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -80,7 +56,11 @@ class MultiheadAttention(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | SeparableBias | None = None,
     ) -> Tensor:
         """(B, N, C) queries to as many outputs; keys and values (B, S, C), bias as in `attend`."""
         query, key, value = (
@@ -144,7 +124,7 @@ class PaddingPrior(nn.Module):
 
     num_points: int | None = None
 
-    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
+    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor | SeparableBias:
         """Returns: (B, 1, 1, S) bias, -inf on padded cells and 0 elsewhere."""
         bias = level.position.new_zeros(level.padding.shape)
         return bias.masked_fill(level.padding, float("-inf"))[:, None, None]

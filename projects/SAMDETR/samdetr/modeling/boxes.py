@@ -14,7 +14,8 @@ def corners(boxes: Tensor) -> Tensor:
 
 def area(boxes: Tensor) -> Tensor:
     """(...) areas of (x0, y0, x1, y1) boxes, 0 where a box is turned inside out."""
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+    width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
+    return width * height
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -29,9 +30,15 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         (...) values in (-1, 1].
     """
-    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
+    # By coordinate: over a last dimension of two everything is slow, and the backward of a product
+    # over it reads from the device.
+    ax0, ay0, ax1, ay1 = a.unbind(-1)
+    bx0, by0, bx1, by1 = b.unbind(-1)
+    width = (torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0)).clamp(min=0)
+    height = (torch.minimum(ay1, by1) - torch.maximum(ay0, by0)).clamp(min=0)
+    intersection = width * height
     union = area(a) + area(b) - intersection
-    low, high = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
-    hull = (high - low).clamp(min=0).prod(-1)
+    width = (torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0)).clamp(min=0)
+    height = (torch.maximum(ay1, by1) - torch.minimum(ay0, by0)).clamp(min=0)
+    hull = width * height
     return intersection / union - (hull - union) / hull

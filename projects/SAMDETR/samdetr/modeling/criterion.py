@@ -9,7 +9,6 @@ Shapes: B images, N queries, K classes, L decoder layers, P matched pairs,
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from detectron2.utils.comm import get_world_size
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, distributed, nn
@@ -76,7 +75,7 @@ class SetCriterion(nn.Module):
         truth[layer, image, query, targets.labels[image, target]] = 1.0
         boxes = predictions.boxes[layer, image, query], targets.boxes[image, target]  # (P, 4) each
         zero = truth.new_zeros(len(truth))
-        count = per_process(zero.new_tensor(float(sum(targets.counts))))
+        count = per_process(zero.new_full((), float(sum(targets.counts))))
         sums = {
             "loss_ce": self.class_sums(predictions.logits, truth, count),
             **{name: zero.index_add(0, layer, x) for name, x in box_losses(*boxes).items()},
@@ -89,10 +88,10 @@ class SetCriterion(nn.Module):
         """Losses of queries whose targets are known (section 4.5.2); over the number of those."""
         counted, index = known >= 0, known.clamp(min=0)
         labels = targets.labels.gather(1, index)  # (B, D)
-        truth = F.one_hot(labels, predictions.logits.shape[-1]).expand_as(predictions.logits)
+        truth = torch.zeros_like(predictions.logits[0]).scatter_(-1, labels[..., None], 1.0)
         boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))  # (B, D, 4)
         losses = {
-            "loss_ce": self.class_loss(predictions.logits, truth),
+            "loss_ce": self.class_loss(predictions.logits, truth.expand_as(predictions.logits)),
             **box_losses(predictions.boxes, boxes),
         }
         sums = {name: (x * counted).sum((1, 2)) for name, x in losses.items()}

@@ -117,7 +117,7 @@ class DABPredictionHead(AnchoredPredictionHead):
         out.
         """
         logits, boxes, reference = super().forward(x, reference)
-        return logits, boxes, reference + self.boxes(x).float()
+        return logits, boxes, reference + self.boxes(x)
 
 
 class DABDecoder(ConditionalDecoder):

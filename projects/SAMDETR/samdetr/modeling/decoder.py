@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ..structures import FeatureLevel, Predictions, Queries
-from .layers import FeedForward, clones, reset_parameters, xavier_matrices_
+from .layers import FeedForward, clones, full_precision, reset_parameters, xavier_matrices_
 
 # Predictions start from a reference at most this far from 0, the logit of 1e-5, as in DETR's kin.
 MAX_REFERENCE = -math.log(1e-5)
@@ -132,9 +132,9 @@ class PredictionHead(nn.Module):
             (B, N, K) logits, (B, N, 4) boxes, and the (B, N, 4) reference of the next layer,
             through which no gradient flows.
         """
-        offset = self.boxes(x).float()
+        offset = self.boxes(x)
         boxes = (reference.clamp(-MAX_REFERENCE, MAX_REFERENCE) + offset).sigmoid()
-        return self.classes(x).float(), boxes, (reference + offset).detach()
+        return self.classes(x), boxes, (reference + offset).detach()
 
 
 class DETRPredictionHead(PredictionHead):
@@ -155,7 +155,7 @@ class DETRPredictionHead(PredictionHead):
     def forward(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As in the parent; the reference stays what it is."""
         x = self.norm(x)
-        return self.classes(x).float(), self.boxes(x).float().sigmoid(), reference
+        return self.classes(x), self.boxes(x).sigmoid(), reference
 
 
 class Decoder(nn.Module):
@@ -197,8 +197,9 @@ class Decoder(nn.Module):
         return self.position(boxes)
 
     def predict(self, index: int, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the head of a layer says; all layers may share one."""
-        return self.heads[index % len(self.heads)](x, reference)
+        """What the head of a layer says, in full precision; all layers may share one."""
+        with full_precision(x.device):  # bfloat16 moves a box by pixels
+            return self.heads[index % len(self.heads)](x.float(), reference)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Logits of the last layer to scores, as its head reads them."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..structures import FeatureLevel
 from .attention import check_heads
+from .layers import numbers
 from .sampling import sample_levels
 
 
@@ -77,18 +78,19 @@ class DeformableAttention(nn.Module):
             (B, N, C).
         """
         padding = torch.cat([level.padding for level in levels], dim=1)
-        value = self.value(tokens).masked_fill(padding[..., None], 0.0)
+        value = self.value(tokens).masked_fill_(padding[..., None], 0.0)
         value = value.unflatten(-1, (self.shape[0], -1))  # (B, S, M, D)
         offsets = self.offsets(query).unflatten(-1, (*self.shape, 2))  # (B, N, M, L, P, 2)
-        locations = self.locate(reference, offsets, levels).to(value)
+        # In the precision of the references: half of it would be coarser than a cell.
+        locations = self.locate(reference, offsets.to(reference), levels)
         weights = self.weights(query).unflatten(-1, (self.shape[0], -1)).softmax(-1)
-        weights = weights.unflatten(-1, self.shape[1:]).to(value)
+        weights = weights.unflatten(-1, self.shape[1:]).to(locations)
         sizes = [level.size for level in levels]
         return self.dropout(self.output(sample_levels(value, sizes, locations, weights)))
 
     def locate(self, reference: Tensor, offsets: Tensor, levels: Sequence[FeatureLevel]) -> Tensor:
         """The places to read, (B, N, M, L, P, 2), by offsets of that shape in cells."""
-        cells = reference.new_tensor([level.size[::-1] for level in levels])  # (L, 2)
+        cells = numbers([level.size[::-1] for level in levels], reference)  # (L, 2)
         return reference[:, :, None, :, None] + offsets / cells[:, None]
 
 
@@ -124,4 +126,4 @@ def cell_centres(levels: Sequence[FeatureLevel]) -> Tensor:
 
 def valid_ratios(levels: Sequence[FeatureLevel]) -> Tensor:
     """Unpadded parts of width and height of each level, (B, L, 2)."""
-    return torch.stack([x.extent / x.extent.new_tensor(x.size[::-1]) for x in levels], dim=1)
+    return torch.stack([x.extent / numbers(x.size[::-1], x.extent) for x in levels], dim=1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..structures import Queries, Targets
+from .layers import numbers
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Denoising(nn.Module):
         """The box that each query starts from, (B, D) int64 with -1 for none, and the groups."""
         batch, count = targets.labels.shape
         num_groups = max(1, min(self.num_groups, self.max_queries // count))
-        counts = targets.labels.new_tensor(targets.counts)[:, None]
+        counts = numbers(targets.counts, targets.labels)[:, None]
         chosen = torch.arange(count, device=counts.device).expand(batch, -1)
         chosen = chosen.masked_fill(chosen >= counts, -1)
         if count > self.max_queries:

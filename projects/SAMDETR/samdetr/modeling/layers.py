@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.ops import MLP
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -16,6 +19,20 @@ class FeedForward(MLP):
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
         super().__init__(dim, [hidden_dim, dim], dropout=dropout)
+
+
+def numbers(values: Sequence[Any], like: Tensor) -> Tensor:
+    """Numbers as a tensor of the dtype and on the device of another.
+
+    As `like.new_tensor(values)`, but the host does not wait until the device has done all before.
+    """
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """No autocast inside of it; there is none on devices without numbers, such as "meta"."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def xavier_matrices_(module: nn.Module) -> None:

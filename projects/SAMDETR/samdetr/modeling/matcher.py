@@ -56,21 +56,26 @@ class HungarianMatcher(nn.Module):
 
         The costs of all of them go to the host in one copy and the pairs come back in another.
         """
-        cost = self.cost(predictions, targets).cpu().numpy()  # (L, B, N, T)
+        cost = self.to_host(self.cost(predictions, targets)).numpy()  # (L, B, N, T)
         found = [np.zeros((4, 0), dtype=np.int64)]
         for layer, image in np.ndindex(cost.shape[:2]):
             query, target = linear_sum_assignment(cost[layer, image, :, : targets.counts[image]])
             found.append(
                 np.stack([np.full_like(query, i) for i in (layer, image)] + [query, target])
             )
-        return Matches(*torch.from_numpy(np.concatenate(found, axis=1)).to(targets.boxes.device))
+        pairs = torch.from_numpy(np.concatenate(found, axis=1))
+        return Matches(*pairs.to(targets.boxes.device, non_blocking=True))
+
+    def to_host(self, cost: Tensor) -> Tensor:
+        """A tensor's copy on the host: the only time in a training step that it waits."""
+        return cost.cpu()
 
     def cost(self, predictions: Predictions, targets: Targets) -> Tensor:
         """Cost of every pair, (L, B, N, T); finite, also where a prediction is not."""
         cost = self.class_weight * self.class_cost(predictions.logits, targets.labels)
-        boxes, truth = predictions.boxes[..., None, :], targets.boxes[None, :, None]
-        cost += self.bbox_weight * (boxes - truth).abs().sum(-1)
-        cost -= self.giou_weight * generalized_iou(corners(boxes), corners(truth))
+        cost += self.bbox_weight * torch.cdist(predictions.boxes, targets.boxes, p=1)
+        boxes, truth = corners(predictions.boxes)[..., None, :], corners(targets.boxes)[:, None]
+        cost -= self.giou_weight * generalized_iou(boxes, truth)
         # The loss is not finite then either, and the trainer reports it with the iteration.
         return cost.nan_to_num(nan=1e4, posinf=1e4, neginf=-1e4)
 

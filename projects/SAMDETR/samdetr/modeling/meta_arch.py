@@ -172,7 +172,10 @@ class SAMDETR(nn.Module):
         """
         device = self.pixel_mean.device
         images = ImageList.from_tensors(
-            [(x["image"].to(device) - self.pixel_mean) / self.pixel_std for x in batched_inputs],
+            [
+                (x["image"].to(device, non_blocking=True) - self.pixel_mean) / self.pixel_std
+                for x in batched_inputs
+            ],
             self.backbone.size_divisibility,
             padding_constraints=self.backbone.padding_constraints,
         )

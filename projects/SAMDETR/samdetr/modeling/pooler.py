@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ..structures import FeatureLevel
 from .boxes import corners
+from .layers import full_precision
+from .regions import GatheredRegions, PooledRegions, Regions
 
 
 def boxes_in_cells(boxes: Tensor, level: FeatureLevel) -> Tensor:
@@ -34,8 +36,8 @@ class RoIAlignPooler(nn.Module):
         self.size = size
         self.pool = ROIAlign((size, size), spatial_scale=1.0, sampling_ratio=0, aligned=True)
 
-    def forward(self, boxes: Tensor, level: FeatureLevel) -> Tensor:
-        """Returns: (B, N, C, R, R), differentiable by the features but not by the boxes."""
+    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
+        """Regions of (B, N, 4) boxes, differentiable by the features but not by the boxes."""
         batch, num_boxes = boxes.shape[:2]
         image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)
         rois = torch.cat(
@@ -46,11 +48,12 @@ class RoIAlignPooler(nn.Module):
             dim=1,
         )
         # In float32: the operator has no bfloat16 kernel on a CPU.
-        return self.pool(level.map.float(), rois).unflatten(0, (batch, num_boxes))
+        bins = self.pool(level.map.float(), rois)
+        return PooledRegions(bins.unflatten(0, (batch, num_boxes)))
 
 
 class SeparablePooler(nn.Module):
-    """The same RoIAlign as matrix products, for small maps and where it must be deterministic.
+    """The same RoIAlign as matrix products, for a GPU where it must be deterministic.
 
     A bin of an axis-aligned box averages a grid of bilinear samples, so its weights are an outer
     product: `out = W_y @ features @ W_x^T` for every box. Backward is matrix products too, where
@@ -64,32 +67,96 @@ class SeparablePooler(nn.Module):
         super().__init__()
         self.size = size
 
-    def forward(self, boxes: Tensor, level: FeatureLevel) -> Tensor:
-        """Returns: (B, N, C, R, R), differentiable by the features but not by the boxes."""
-        with torch.autocast(boxes.device.type, enabled=False):  # in float32, as the operator
-            return self._pool(boxes_in_cells(boxes, level), level)
+    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
+        """As `RoIAlignPooler.forward`."""
+        with full_precision(boxes.device):  # in float32, as the operator
+            weight_y, weight_x = bin_weights(boxes, level, self.size)
+            height, width = level.size
+            features = level.tokens.float().unflatten(1, (height, -1)).flatten(2)  # (B, H, W * C)
+            rows = weight_y.flatten(1, 2) @ features  # (B, N * R, W * C)
+            rows = rows.view(*weight_y.shape[:3], width, -1)  # (B, N, R, W, C)
+            bins = weight_x[:, :, None] @ rows  # (B, N, R, R, C)
+            return PooledRegions(bins.permute(0, 1, 4, 2, 3))
 
-    def _pool(self, rois: Tensor, level: FeatureLevel) -> Tensor:
-        height, width = level.size
-        weight_x = self._weights(rois[..., 0], rois[..., 2], width)  # (B, N, R, W)
-        weight_y = self._weights(rois[..., 1], rois[..., 3], height)  # (B, N, R, H)
-        features = level.tokens.float().unflatten(1, (height, -1)).flatten(2)  # (B, H, W * C)
-        rows = weight_y.flatten(1, 2) @ features  # (B, N * R, W * C)
-        rows = rows.view(*weight_y.shape[:3], width, -1)  # (B, N, R, W, C)
-        return (weight_x[:, :, None] @ rows).permute(0, 1, 4, 2, 3)  # from (B, N, R, R, C)
 
-    def _weights(self, start: Tensor, end: Tensor, cells: int) -> Tensor:
-        """Weights of the cells of one axis in each bin of intervals [start, end], (…, R, cells)."""
-        bin_size = (end - start)[..., None, None] / self.size  # (…, 1, 1)
-        samples = bin_size.ceil()  # of a bin, as the operator's adaptive sampling has it
-        # No box is larger than the image but for rounding: a bound that asks nothing of the device.
-        index = torch.arange(cells // self.size + 1, device=start.device)
-        bins = torch.arange(self.size, device=start.device)[:, None]
-        offset = bins + (index + 0.5) / samples.clamp(min=1)  # (…, R, samples) in bins
-        position = start[..., None, None] - 0.5 + offset * bin_size
-        inside = (index < samples) & (position >= -1) & (position <= cells)
-        position = position.clamp(0, cells - 1)
-        grid = torch.arange(cells, device=start.device)
-        # Bilinear weights of the cells in every sample: (…, R, samples, cells).
-        hat = (1 - (position[..., None] - grid).abs()).clamp(min=0)
-        return (hat * (inside / samples.clamp(min=1))[..., None]).sum(-2)
+class GatherPooler(nn.Module):
+    """The same RoIAlign as sums over lists of cells, on a CPU; it waits for the boxes on a GPU.
+
+    Args:
+        size: R.
+    """
+
+    def __init__(self, size: int = 7):
+        super().__init__()
+        self.size = size
+
+    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
+        """As `RoIAlignPooler.forward`."""
+        return GatheredRegions(level.tokens, *bin_weights(boxes, level, self.size))
+
+
+class FastestPooler(nn.Module):
+    """RoIAlign in whichever of these ways is the fastest where it runs.
+
+    On a CPU sums over lists of cells are, on every level that was measured, and take the least
+    memory. On a GPU they would have to wait for the boxes: there it is Detectron2's operator,
+    or matrix products if results have to be deterministic, which its backward pass is not.
+
+    Args:
+        size: R.
+    """
+
+    def __init__(self, size: int = 7):
+        super().__init__()
+        self.size = size
+        self.gather = GatherPooler(size)
+        self.operator = RoIAlignPooler(size)
+        self.products = SeparablePooler(size)
+
+    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
+        """As `RoIAlignPooler.forward`."""
+        return self.choose(boxes.device)(boxes, level)
+
+    def choose(self, device: torch.device) -> nn.Module:
+        """The way for tensors of a device."""
+        # In a graph shapes may not depend on the numbers in tensors.
+        if device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            return self.gather
+        if device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+            return self.products
+        return self.operator
+
+
+def bin_weights(boxes: Tensor, level: FeatureLevel, size: int) -> tuple[Tensor, Tensor]:
+    """(B, N, R, H) weights of rows and (B, N, R, W) weights of columns in the bins of boxes.
+
+    Their product is the weight of a cell. Args: `size` is R.
+    """
+    rois = boxes_in_cells(boxes, level).float()
+    height, width = level.size
+    return (
+        axis_weights(rois[..., 1], rois[..., 3], height, size),
+        axis_weights(rois[..., 0], rois[..., 2], width, size),
+    )
+
+
+def axis_weights(start: Tensor, end: Tensor, cells: int, size: int) -> Tensor:
+    """Weights of the cells of one axis in each bin of intervals [start, end], (…, R, cells)."""
+    bin_size = (end - start)[..., None, None] / size  # (…, 1, 1)
+    samples = bin_size.ceil()  # of a bin, as the operator's adaptive sampling has it
+    # No box is larger than the image but for rounding: a bound that asks nothing of the device.
+    index = torch.arange(cells // size + 1, device=start.device)
+    bins = torch.arange(size, device=start.device)[:, None]
+    offset = bins + (index + 0.5) / samples.clamp(min=1)  # (…, R, samples) in bins
+    position = start[..., None, None] - 0.5 + offset * bin_size
+    inside = (index < samples) & (position >= -1) & (position <= cells)
+    position = position.clamp(0, cells - 1)
+    first = position[..., :1].floor()  # (…, R, 1)
+    # Samples are a cell apart at most: one cell more than samples holds all of them. Bilinear
+    # weights of these cells in every sample: (…, R, cells of the bin, samples).
+    near = torch.arange(len(index) + 1, device=start.device)[:, None]
+    hat = (1 - ((position - first)[..., None, :] - near).abs()).clamp(min=0)
+    weights = (hat * (inside / samples.clamp(min=1))[..., None, :]).sum(-1)
+    grid = torch.arange(cells, device=start.device) - first.long()  # (…, R, cells)
+    weights = weights.gather(-1, grid.clamp(0, len(index)))
+    return weights.masked_fill((grid < 0) | (grid > len(index)), 0)

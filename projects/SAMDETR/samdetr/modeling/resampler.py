@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ..structures import FeatureLevel
+from .layers import numbers
+from .regions import Regions
 
 
 class Samples(NamedTuple):
@@ -40,9 +42,9 @@ class PooledResampler(nn.Module, ABC):
     def pool(self, bins: Tensor) -> Tensor:
         """(B, N, C, R * R) features of the bins to (B, N, C)."""
 
-    def forward(self, regions: Tensor, boxes: Tensor, level: FeatureLevel) -> Samples:
+    def forward(self, regions: Regions, boxes: Tensor, level: FeatureLevel) -> Samples:
         """As `KeypointResampler.forward`, M being 1 and E being C."""
-        vector = self.pool(regions.flatten(3))
+        vector = self.pool(regions.bins().flatten(3))
         return Samples(vector[:, :, None], boxes[:, :, None, :2], vector)
 
 
@@ -97,32 +99,27 @@ class KeypointResampler(nn.Module):
         """
         nn.init.zeros_(self.keypoints.bias)
 
-    def forward(self, regions: Tensor, boxes: Tensor, level: FeatureLevel) -> Samples:
+    def forward(self, regions: Regions, boxes: Tensor, level: FeatureLevel) -> Samples:
         """Features, places and descriptor of M keypoints per box.
 
         Args:
-            regions: (B, N, C, R, R) features of the boxes.
+            regions: of the boxes.
             boxes: (B, N, 4).
             level: the features that the regions are from.
         """
-        batch = regions.shape[:2]
-        flat = regions.flatten(0, 1)  # (B * N, C, R, R)
-        descriptor = self.describe(self.reduce(flat).relu().flatten(1)).relu()
-        offsets = self.keypoints(descriptor).float().unflatten(-1, (-1, 2)).unflatten(0, batch)
+        reduced = regions.project(self.reduce).relu()  # (B, N, reduced_dim, R, R)
+        descriptor = self.describe(reduced.flatten(2)).relu()
+        offsets = self.keypoints(descriptor).float().unflatten(-1, (-1, 2))
         features, points = self.read(offsets, regions, boxes, level)
-        return Samples(features, points, descriptor.unflatten(0, batch))
+        return Samples(features, points, descriptor)
 
     def read(
-        self, offsets: Tensor, regions: Tensor, boxes: Tensor, level: FeatureLevel
+        self, offsets: Tensor, regions: Regions, boxes: Tensor, level: FeatureLevel
     ) -> tuple[Tensor, Tensor]:
         """Constrain (B, N, M, 2) offsets to the boxes; (B, N, M, C) features and the places."""
         keypoints = offsets.tanh()  # in the frame of the box: its corners are (-1, -1) and (1, 1)
-        grid = keypoints.flatten(0, 1)[:, None]  # (B * N, 1, M, 2)
         # As in the paper's code a keypoint on the rim of the box reads halfway into zeros.
-        features = F.grid_sample(
-            regions.flatten(0, 1), grid.to(regions.dtype), align_corners=False
-        )  # (B * N, C, 1, M)
-        features = features.squeeze(2).transpose(1, 2).unflatten(0, regions.shape[:2])
+        features = regions.read(keypoints)
         return features, boxes[:, :, None, :2] + 0.5 * boxes[:, :, None, 2:] * keypoints
 
 
@@ -136,10 +133,10 @@ class ImageKeypointResampler(KeypointResampler):
     """
 
     def read(
-        self, offsets: Tensor, regions: Tensor, boxes: Tensor, level: FeatureLevel
+        self, offsets: Tensor, regions: Regions, boxes: Tensor, level: FeatureLevel
     ) -> tuple[Tensor, Tensor]:
         """As in the parent, constrained to the image."""
-        unpadded = level.extent / level.extent.new_tensor(level.size[::-1])  # (B, 2) of the map
+        unpadded = level.extent / numbers(level.size[::-1], level.extent)  # (B, 2) of the map
         # As through RoIAlign, no gradient reaches the boxes through the features.
         places = beside_centres(boxes.detach(), offsets) * unpadded[:, None, None]
         features = F.grid_sample(level.map.float(), 2 * places - 1, align_corners=False)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .sampling_bags import BagSampling
+
 try:
     from torch_ms_deform_attn import _C, ms_deform_attn
 except ModuleNotFoundError:
@@ -21,6 +23,11 @@ except ModuleNotFoundError:
 except ImportError as error:
     warnings.warn(f"torch-ms-deform-attn is left aside, it does not load: {error}", stacklevel=2)
     ms_deform_attn = None
+
+try:
+    from .sampling_triton import sample_triton
+except ImportError:  # torch for CUDA brings Triton, others need not
+    sample_triton = None  # type: ignore[assignment]
 
 Backend = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
 
@@ -33,11 +40,11 @@ def sample_levels(
     Args:
         value: (B, S, M, D), level after level, row after row.
         sizes: (height, width) of each level.
-        locations: (B, N, M, L, P, 2).
-        weights: (B, N, M, L, P).
+        locations: (B, N, M, L, P, 2), in the precision of the values or a higher one.
+        weights: (B, N, M, L, P), in that of the locations.
 
     Returns:
-        (B, N, M * D), by the one of BACKENDS that `backend` names.
+        (B, N, M * D), in the precision of the values, by the one of BACKENDS that `backend` names.
     """
     return BACKENDS[backend](value, sizes, locations, weights)
 
@@ -45,33 +52,58 @@ def sample_levels(
 def sample_plain(
     value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """`sample_levels` by PyTorch's grid_sample."""
-    # One point of all queries at a time: on a CPU faster, forward and backward, than all P points
-    # and a sum over them, as such a short axis is summed slowly and its product must be kept.
-    grids = (2 * locations - 1).permute(3, 4, 0, 2, 1, 5).flatten(2, 3)  # (L, P, B * M, N, 2)
-    weights = weights.permute(3, 4, 0, 2, 1).flatten(2, 3)[:, :, :, None]  # (L, P, B * M, 1, N)
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * M, D, S)
-    maps = maps.split([height * width for height, width in sizes], dim=-1)
-    sums = value.new_zeros(())
-    for size, features, grid, weight in zip(sizes, maps, grids.unbind(), weights.unbind()):
-        features = features.unflatten(-1, size)
-        for places, share in zip(grid.unbind(), weight.unbind()):
-            samples = F.grid_sample(features, places[:, None], align_corners=False)
-            sums = torch.addcmul(sums, samples[:, :, 0], share)  # (B * M, D, N)
-    return sums.unflatten(0, (len(value), -1)).flatten(1, 2).transpose(1, 2)
+    """`sample_levels` by operators of PyTorch: those that suit the device."""
+    if value.device.type != "cpu":  # where many small operators cost more than the samples
+        return sample_grid(value, sizes, locations, weights)
+    exact = torch.promote_types(weights.dtype, torch.float32)
+    out = BagSampling.apply(value.to(exact), sizes, locations.to(exact), weights.to(exact))
+    return out.to(value.dtype)
+
+
+def sample_grid(
+    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """`sample_levels` by PyTorch's grid_sample, once for each level."""
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * M, N, L, P, 2)
+    weights = weights.transpose(1, 2).flatten(0, 1)[:, None]  # (B * M, 1, N, L, P)
+    maps = value.to(weights).permute(0, 2, 3, 1).flatten(0, 1)  # (B * M, D, S)
+    sums = []
+    for size, features, grid, weight in zip(
+        sizes,
+        maps.split([height * width for height, width in sizes], dim=-1),
+        grids.unbind(2),
+        weights.unbind(3),
+    ):
+        samples = F.grid_sample(features.unflatten(-1, size), grid, align_corners=False)
+        sums.append((samples * weight).sum(-1))  # (B * M, D, N)
+    out = sum(sums[1:], sums[0]).unflatten(0, (len(value), -1))
+    return out.flatten(1, 2).transpose(1, 2).to(value.dtype)
 
 
 def sample_compiled(
     value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """`sample_levels` by the kernels of the package torch-ms-deform-attn."""
-    shapes = torch.tensor(sizes, device=value.device)
+    shapes = torch.tensor(sizes).to(value.device, non_blocking=True)  # the host does not wait
     cells = shapes.prod(1)
-    return ms_deform_attn(value, shapes, cells.cumsum(0) - cells, locations, weights)
+    starts = cells.cumsum(0) - cells
+    return ms_deform_attn(value.to(weights), shapes, starts, locations, weights).to(value.dtype)
 
 
-BACKENDS: dict[str, Backend] = {"plain": sample_plain}
+def sample_on_gpu(
+    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """`sample_levels` by Triton on a GPU, elsewhere as `sample_plain`."""
+    sample = sample_triton if value.is_cuda else sample_plain
+    return sample(value, sizes, locations, weights)
+
+
+BACKENDS: dict[str, Backend] = {"plain": sample_plain, "grid": sample_grid}
 backend = "plain"  # of `sample_levels`
+if sample_triton is not None:
+    BACKENDS["triton"] = sample_on_gpu
+    if torch.cuda.is_available():
+        backend = "triton"
 if ms_deform_attn is not None:
     BACKENDS["compiled"] = sample_compiled
     if _C.with_cuda or not torch.cuda.is_available():  # compiled for the devices that are here

@@ -9,14 +9,17 @@ Units:  points are fractions of the unpadded image, cells are pixels of the feat
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..structures import AlignedQueries, FeatureLevel
 from .attention import PaddingPrior
+from .kernels import SeparableBias
 
 
 class GaussianPrior(PaddingPrior):
     """Log-density of a Gaussian around each keypoint, added to the attention logits.
+
+    It is float32 also under autocast, and separable: the (B, N, M, S) grid is never built.
 
     Args:
         descriptor_dim: channels of `AlignedQueries.descriptor`, which predicts the widths.
@@ -35,15 +38,19 @@ class GaussianPrior(PaddingPrior):
         """Scales start without bias; like all matrices of the decoder, the weight gets Xavier."""
         nn.init.zeros_(self.scale.bias)
 
-    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
-        """Returns: (B, M, N, S) bias, -inf on padded cells."""
+    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> SeparableBias:
+        """Returns: bias of (B, M, N, S) scores, -inf on padded cells."""
         height, width = level.size
-        centre = aligned.points * level.extent[:, None, None]  # (B, N, M, 2) cells
-        scale = self.scale(aligned.descriptor).float().view_as(centre).square()
+        centre = (aligned.points * level.extent[:, None, None]).transpose(1, 2)  # (B, M, N, 2)
+        scale = self.scale(aligned.descriptor).float().unflatten(-1, (-1, 2)).transpose(1, 2)
+        sharpness = scale.square() / -self.bandwidth  # (B, M, N, 2)
         x = torch.arange(width, device=centre.device) + 0.5
         y = torch.arange(height, device=centre.device) + 0.5
-        # The Gaussian is separable: never build the (B, N, M, S, 2) grid of offsets.
-        decay_x = scale[..., :1] * (x - centre[..., :1]).square()  # (B, N, M, W)
-        decay_y = scale[..., 1:] * (y - centre[..., 1:]).square()  # (B, N, M, H)
-        decay = (decay_y[..., :, None] + decay_x[..., None, :]).flatten(-2)
-        return super().forward(aligned, level) - decay.transpose(1, 2) / self.bandwidth
+        # The Gaussian is separable, and so is the padding, which fills whole columns and rows.
+        outside = level.padding.unflatten(1, level.size)  # (B, H, W)
+        columns = sharpness[..., :1] * (x - centre[..., :1]).square()
+        rows = sharpness[..., 1:] * (y - centre[..., 1:]).square()
+        return SeparableBias(
+            columns.masked_fill(outside.all(1)[:, None, None], -torch.inf),
+            rows.masked_fill(outside.all(2)[:, None, None], -torch.inf),
+        )

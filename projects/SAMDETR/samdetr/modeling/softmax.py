@@ -35,7 +35,7 @@ class SoftmaxPredictionHead(DETRPredictionHead):
     def forward(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As in the parent, with (B, N, K + 1) logits."""
         logits, boxes, reference = super().forward(x, reference)
-        return torch.cat([logits, self.nothing(self.norm(x)).float()], dim=-1), boxes, reference
+        return torch.cat([logits, self.nothing(self.norm(x))], dim=-1), boxes, reference
 
 
 class SoftmaxMatcher(HungarianMatcher):

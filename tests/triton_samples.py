@@ -1,0 +1,21 @@
+"""Run by `test_sampling_triton.py`: the kernels of Triton in its interpreter, on a CPU."""
+
+import sys
+
+import torch
+
+from samdetr.modeling.sampling_triton import sample_triton
+
+
+def main(inputs: str, outputs: str) -> None:
+    """Results and gradients for a list of (sizes, value, locations, weights, upstream)."""
+    results = []
+    for sizes, *tensors, upstream in torch.load(inputs):
+        tensors = [x.requires_grad_() for x in tensors]
+        out = sample_triton(tensors[0], sizes, *tensors[1:])
+        results.append([out.detach(), *torch.autograd.grad(out, tensors, upstream)])
+    torch.save(results, outputs)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
