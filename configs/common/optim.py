@@ -16,6 +16,7 @@ optimizer = L(torch.optim.AdamW)(
     ),
     lr=1e-4,
     weight_decay=1e-4,
+    fused=True,  # one pass over the weights; the same numbers
 )
 
 # A tenth of the learning rate from a milestone on, without warm-up. Only the proportion to

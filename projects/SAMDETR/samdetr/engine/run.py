@@ -132,6 +132,7 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         build_optimizer(cfg.optimizer, model),
         amp=cfg.train.amp,
         clip_grad=cfg.train.clip_grad,
+        metrics_period=cfg.train.log_period,
     )
     checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
     register_hooks(trainer, cfg, checkpointer, evaluation)
