@@ -230,3 +230,9 @@ def test_bfloat16_detects_what_float32_does_and_boxes_stay_float32(variant):
 def test_an_unknown_inference_dtype_is_named():
     with pytest.raises(ValueError, match="inference_dtype is 'int8', must be float32"):
         make_model("sam_detr", inference_dtype="int8")
+
+
+def test_attention_to_other_levels_than_the_necks_is_an_error():
+    encoder = make_config("sam_detr_pp").encoder  # three levels
+    with pytest.raises(ValueError, match=r"encoder.layers.0.attention has num_levels=3, but .* 1"):
+        make_model("sam_detr", encoder=encoder)

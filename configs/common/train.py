@@ -28,5 +28,6 @@ train = dict(
     eval_period=5000,  # iterations; 0 evaluates at the end only
     best_metric="bbox/AP",  # model_best.pth has the highest
     log_period=20,  # iterations between lines on the terminal and in metrics.json
+    compile=[],  # parts of the model for torch.compile, such as [backbone,encoder]
     cudnn_benchmark=False,  # image sizes change with every batch
 )

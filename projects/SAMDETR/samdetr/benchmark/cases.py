@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpointer
-from ..engine import ConfigError, build_model, build_optimizer, load_config
+from ..engine import ConfigError, build_model, build_optimizer, compile_parts, load_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MIN_SIZE = 32  # the largest stride
@@ -136,22 +136,6 @@ def find_function(name: str) -> Callable[[nn.Module], nn.Module]:
     return found
 
 
-def compile_parts(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Have submodules compiled when they are first called; "." is the whole model.
-
-    Raises:
-        ConfigError: if the model has no such submodule.
-    """
-    for name in names:
-        try:
-            model.get_submodule(name if name != "." else "").compile()
-        except AttributeError as error:
-            parts = ", ".join(name for name, _ in model.named_children())
-            raise ConfigError(
-                f"--compile {name}: the model has no such part, but {parts}"
-            ) from error
-
-
 def count_classes(cfg: DictConfig) -> int:
     """Classes that ground truth for the config's model may have; 1 where it does not say."""
     found = (OmegaConf.select(cfg, key) for key in NUM_CLASSES)
@@ -226,14 +210,14 @@ class TrainingStep:
         self.update()
 
     def loss(self) -> Tensor:
-        """The sum of the losses of the batch."""
+        """The sum of the losses of the batch; the old gradients are given up before."""
+        self.optimizer.zero_grad()
         with EventStorage(), self.setting.autocast():  # Detectron2's models write to a storage
             losses: dict[str, Tensor] = self.model(self.batch)
         return torch.stack([*losses.values()]).sum()
 
     def backward(self, loss: Tensor) -> None:
-        """New gradients in the place of the old."""
-        self.optimizer.zero_grad()
+        """Gradients of all parameters."""
         loss.backward()
 
     def clip(self) -> None:

@@ -3,7 +3,7 @@
 from .config import ConfigError, load_config
 from .distributed import start
 from .optimizer import BackboneFactor, build_optimizer
-from .run import argument_parser, build_model, evaluate, main, train
+from .run import argument_parser, build_model, compile_parts, evaluate, main, train
 from .trainer import Trainer
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "argument_parser",
     "build_model",
     "build_optimizer",
+    "compile_parts",
     "evaluate",
     "load_config",
     "main",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,12 +64,36 @@ def build_model(cfg: DictConfig) -> nn.Module:
     """The config's model on its device.
 
     Raises:
-        ConfigError: if the device is a GPU and there is none.
+        ConfigError: if the device is a GPU and there is none, or if the model has no part that
+            `train.compile` names.
     """
     if torch.device(cfg.train.device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"train.device={cfg.train.device}, but torch finds no GPU: set it to cpu")
     model: nn.Module = instantiate(cfg.model)
+    compile_parts(model, cfg.train.get("compile", []))  # older configs have none
     return model.to(cfg.train.device)
+
+
+def compile_parts(model: nn.Module, names: Sequence[str], **options: Any) -> None:
+    """Have submodules compiled when they are first called, once for images of all sizes.
+
+    Args:
+        model: whose parameters keep their names.
+        names: of submodules, such as "backbone"; "." is the whole model.
+        options: for `torch.compile`.
+
+    Raises:
+        ConfigError: if the model has no such submodule.
+    """
+    for name in names:
+        try:
+            part = model.get_submodule(name.removeprefix("."))
+        except AttributeError as error:
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise ConfigError(
+                f"to compile {name!r}: the model has no such part, but {parts}"
+            ) from error
+        part.compile(dynamic=True, **options)
 
 
 class Evaluation:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock, CNNBlockBase, ResNet
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def resnet50_dc5_stages(norm: str = "FrozenBN") -> list[list[CNNBlockBase]]:
@@ -32,6 +37,49 @@ def resnet50_dc5_stages(norm: str = "FrozenBN") -> list[list[CNNBlockBase]]:
     return stages
 
 
+class FoldedConvolution(torch.autograd.Function):
+    """Convolution by a weight that is scaled on the way, forward and backward.
+
+    The scaled weight, as large as the weight itself, is not kept for the gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, conv: Conv2d
+    ) -> Tensor:
+        """(B, C, H, W) maps; scale and bias are (C'), conv has the settings."""
+        ctx.save_for_backward(x, weight, scale)
+        ctx.settings = conv.stride, conv.padding, conv.dilation, conv.groups
+        return F.conv2d(x, scaled(weight, scale), bias, *ctx.settings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
+        x, weight, scale = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.settings
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            gradient,
+            x.to(gradient.dtype),
+            scaled(weight, scale).to(gradient.dtype),
+            [len(weight)],
+            stride,
+            padding,
+            dilation,
+            False,
+            [0, 0],
+            groups,
+            [ctx.needs_input_grad[i] for i in (0, 1, 3)],
+        )
+        of_weight = None if of_weight is None else scaled(of_weight.to(weight.dtype), scale)
+        return of_x, of_weight, None, of_bias, None
+
+
+def scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    """(C', C, R, R) weight of a convolution whose outputs are to be multiplied by (C')."""
+    return weight * scale[:, None, None, None]
+
+
 class FoldedConv2d(Conv2d):
     """Detectron2's convolution, its frozen batch norm folded into weight and bias at every call.
 
@@ -51,7 +99,6 @@ class FoldedConv2d(Conv2d):
             conv.dilation,
             conv.groups,
             bias=conv.bias is not None,
-            padding_mode=conv.padding_mode,
             norm=conv.norm,
             activation=conv.activation,
             device="meta",
@@ -63,9 +110,13 @@ class FoldedConv2d(Conv2d):
         """(B, C, H, W) to (B, C', H', W')."""
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
-        bias = shift if self.bias is None else shift + self.bias * scale
-        x = self._conv_forward(x, self.weight * scale[:, None, None, None], bias)
+        bias = norm.bias - norm.running_mean * scale
+        if self.bias is not None:
+            bias = bias + self.bias * scale
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            x = FoldedConvolution.apply(x, self.weight, scale, bias, self)
+        else:
+            x = self._conv_forward(x, scaled(self.weight, scale), bias)
         return x if self.activation is None else self.activation(x)
 
 
@@ -80,6 +131,13 @@ def fold_frozen_norms(backbone: Backbone) -> Backbone:
     """
     for parent in list(backbone.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is Conv2d and isinstance(child.norm, FrozenBatchNorm2d):
+            if is_foldable(child):
                 setattr(parent, name, FoldedConv2d.of(child))
     return backbone
+
+
+def is_foldable(module: nn.Module) -> bool:
+    """If a module is a convolution with a frozen norm, and none of a kind of its own."""
+    if type(module) is not Conv2d or module.padding_mode != "zeros":
+        return False
+    return isinstance(module.norm, FrozenBatchNorm2d)

@@ -37,6 +37,7 @@ class DeformableAttention(nn.Module):
     ):
         super().__init__()
         check_heads(dim, num_heads)
+        self.num_levels = num_levels
         self.shape = (num_heads, num_levels, num_points)
         count = num_heads * num_levels * num_points
         self.offsets = nn.Linear(dim, 2 * count)

@@ -101,6 +101,11 @@ class SAMDETR(nn.Module):
                 f"decoder.levels is {self.decoder.levels}, but the neck gives {len(levels)} "
                 "level(s), numbered from 0"
             )
+        for name, module in self.named_modules():
+            if getattr(module, "num_levels", len(levels)) != len(levels):
+                raise ValueError(
+                    f"{name} has num_levels={module.num_levels}, but the neck gives {len(levels)}"
+                )
         if self.queries.num_queries != self.num_queries:
             raise ValueError(
                 f"num_queries is {self.num_queries}, queries has {self.queries.num_queries}"

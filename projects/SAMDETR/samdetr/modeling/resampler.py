@@ -107,8 +107,8 @@ class KeypointResampler(nn.Module):
             boxes: (B, N, 4).
             level: the features that the regions are from.
         """
-        reduced = regions.project(self.reduce).relu()  # (B, N, reduced_dim, R, R)
-        descriptor = self.describe(reduced.flatten(2)).relu()
+        reduced = regions.project(self.reduce).flatten(2).relu()  # (B, N, reduced_dim * R * R)
+        descriptor = self.describe(reduced).relu()
         offsets = self.keypoints(descriptor).float().unflatten(-1, (-1, 2))
         features, points = self.read(offsets, regions, boxes, level)
         return Samples(features, points, descriptor)

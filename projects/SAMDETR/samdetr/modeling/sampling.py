@@ -53,7 +53,8 @@ def sample_plain(
     value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """`sample_levels` by operators of PyTorch: those that suit the device."""
-    if value.device.type != "cpu":  # where many small operators cost more than the samples
+    # Elsewhere many small operators cost more than the samples, and a graph is for all sizes.
+    if value.device.type != "cpu" or torch.compiler.is_compiling():
         return sample_grid(value, sizes, locations, weights)
     exact = torch.promote_types(weights.dtype, torch.float32)
     out = BagSampling.apply(value.to(exact), sizes, locations.to(exact), weights.to(exact))
