@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from samdetr.modeling import GaussianPrior, SeparablePooler, mini_resnet
+from samdetr.modeling import GaussianPrior, mini_resnet
 from samdetr.structures import AlignedQueries, FeatureLevel, Predictions, Queries, Targets
 
 MODELS = Path(__file__).parents[1] / "configs" / "common" / "models"
@@ -147,7 +147,6 @@ def make_config(variant: str = "sam_detr", **overrides):
     model.num_classes = NUM_CLASSES
     model.num_queries = 12
     if variant.startswith("sam_detr"):
-        model.decoder.layer.aligner.pooler = L(SeparablePooler)(size=7)
         model.decoder.layer.aligner.resampler.update(reduced_dim=8, hidden_dims=[32, 32])
     if variant.endswith("_smca"):
         model.decoder.layer.cross_attention.prior = L(GaussianPrior)(

@@ -11,6 +11,7 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import FPN
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 
 from conftest import make_batch
@@ -145,6 +146,7 @@ def test_other_backbones_slot_in_by_config(name):
         ),
         in_features=["res4", "res5"],
         out_channels=64,
+        top_block=L(LastLevelMaxPool)(),
     )
     cfg.model.neck.in_channels = dict(p4=64)
 

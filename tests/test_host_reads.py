@@ -8,15 +8,29 @@ from torch.profiler import ProfilerActivity, profile
 from conftest import make_batch, make_model
 from host_reads import HostReads
 from samdetr.engine import Trainer
-from samdetr.modeling import DeformableSelfAttention, Denoising, HungarianMatcher
+from samdetr.modeling import (
+    DeformableSelfAttention,
+    Denoising,
+    HungarianMatcher,
+    RoIAlignPooler,
+    SeparablePooler,
+)
 
 DENOISING = L(Denoising)(num_classes="${model.num_classes}", dim="${model.neck.dim}")
 DEFORMABLE = L(DeformableSelfAttention)(dim=64, num_heads=8, num_levels=1, num_points=4)
 MODELS = {
     "detr": dict(variant="detr"),
-    "sam_detr": dict(variant="sam_detr"),
-    "sam_detr_smca_dn": dict(variant="sam_detr_smca", denoising=DENOISING),
-    "deformable": dict(variant="sam_detr", encoder__layer__attention=DEFORMABLE),
+    "sam_detr": dict(variant="sam_detr", decoder__layer__aligner__pooler=L(RoIAlignPooler)(size=7)),
+    "sam_detr_smca_dn": dict(
+        variant="sam_detr_smca",
+        denoising=DENOISING,
+        decoder__layer__aligner__pooler=L(SeparablePooler)(size=7),
+    ),
+    "deformable": dict(
+        variant="sam_detr",
+        encoder__layer__attention=DEFORMABLE,
+        decoder__layer__aligner__pooler=L(RoIAlignPooler)(size=7),
+    ),
 }
 # Of tensors that a loader gives, or that have been copied to the host already.
 ON_THE_HOST = {

@@ -164,6 +164,18 @@ def test_under_autocast_products_are_rounded_and_the_gaussian_is_not():
     assert all(x.grad.isfinite().all() for x in attention.parameters())
 
 
+def test_half_precision_is_close_where_weights_are_small_and_finite_where_products_are_large():
+    inputs = make_inputs(40, 50)  # weights of about 1/2000
+    halves = [x.detach().half().requires_grad_() for x in inputs[:3]]
+    exact = [x.detach().float().requires_grad_() for x in halves]
+    expected = results(everything_at_once, [*exact, *inputs[3:]])
+    found = results(attend, [*halves, *inputs[3:]])
+    for x, y in zip(found, expected, strict=True):
+        assert_close(x.float(), y, atol=0.01 * float(y.detach().abs().max()), rtol=0.01)
+    large = [(100 * x.detach()).requires_grad_() for x in halves]  # products beyond 65,504
+    assert all(x.isfinite().all() for x in results(attend, [*large, *inputs[3:]]))
+
+
 def test_a_gaussian_that_is_far_away_stays_exact_in_bfloat16():
     query, key, value, *_ = (x.detach().bfloat16() for x in make_inputs(1, 9))
     x = torch.linspace(0, 1, 9)

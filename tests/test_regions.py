@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from conftest import make_boxes, make_level
-from samdetr.modeling import GatherPooler, RoIAlignPooler
+from samdetr.modeling import GatherPooler, RoIAlignPooler, SeparablePooler
 from samdetr.modeling.pooler import bin_weights
 from samdetr.modeling.windows import BinSums, PointSums, Windows, hat, hat_slope
 from test_pooler import LEVELS, every_box
@@ -41,13 +41,14 @@ def assert_all_close(found, expected):
 
 @pytest.mark.parametrize("name", LEVELS)
 @pytest.mark.parametrize("size", [7, 2])
-def test_points_read_off_the_map_are_samples_of_the_bins_and_so_are_gradients(name, size):
+@pytest.mark.parametrize("ours", [GatherPooler, SeparablePooler])
+def test_points_read_off_the_map_are_samples_of_the_bins_and_so_are_gradients(name, size, ours):
     level, boxes = make_inputs(name)
     points = make_points(boxes).requires_grad_()
     level.tokens.requires_grad_()
     found, expected = (
         with_gradients(pooler(boxes, level).read(points), level.tokens, points)
-        for pooler in (GatherPooler(size), RoIAlignPooler(size))
+        for pooler in (ours(size), RoIAlignPooler(size))
     )
     assert_all_close(found, expected)
 
@@ -86,6 +87,16 @@ def test_boxes_get_no_gradient_through_what_is_read():
         regions.project(nn.Conv2d(6, 2, 1)),
     ):
         assert torch.autograd.grad(part.sum(), boxes, allow_unused=True) == (None,)
+
+
+def test_points_that_are_no_numbers_read_nothing_and_do_not_disturb_the_others():
+    level, boxes = make_inputs(next(iter(LEVELS)))
+    points = make_points(boxes)
+    expected = GatherPooler(7)(boxes, level).read(points)
+    points[:, ::2, 3] = torch.nan
+    found = GatherPooler(7)(boxes, level).read(points)
+    expected[:, ::2, 3] = 0
+    assert_close(found, expected)
 
 
 def test_regions_without_a_cell_are_zero_and_have_a_gradient():

@@ -72,7 +72,8 @@ def in_process(config, folder, *overrides, resume=False):
 
 def test_two_processes_on_a_cpu_train_like_one_and_evaluate(tmp_path, monkeypatch):
     one, two = tmp_path / "one", tmp_path / "two"
-    settings = [*SMALL, "train.max_iter=5"]
+    # The first process saves while both have losses that are not read yet.
+    settings = [*SMALL, "train.max_iter=5", "train.log_period=3", "train.checkpointer.period=2"]
     command = ["--config-file", MINI, "--num-gpus", "2", f"train.output_dir={two}", *settings]
     code, output = train_net(command, two)
     assert code == 0, output

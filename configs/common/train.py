@@ -8,7 +8,7 @@ train = dict(
     max_iter=90_000,
     seed=-1,  # of everything random; -1 takes another each time
     device="cuda" if torch.cuda.is_available() else "cpu",
-    amp=dict(  # automatic mixed precision in training; evaluation is in float32
+    amp=dict(  # automatic mixed precision in training; model.inference_dtype is for evaluation
         enabled=False,
         dtype="bfloat16",  # or "float16", with a scaled loss and on a GPU only
     ),

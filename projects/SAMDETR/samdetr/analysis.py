@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from .modeling import SAMDETR, SeparablePooler, kernels, sampling
+from .modeling import SAMDETR, kernels, sampling
 
 # Most images of COCO have 640 x 480 or 640 x 427 pixels: this is what `dataloader.test` makes of
 # them. The paper's figures are means over the first 100 images of val2017, as since DETR.
@@ -231,9 +231,8 @@ class Analysis:
 def build(config: DictConfig) -> nn.Module:
     """The model that `model` of a config describes, not trained, for analysis.
 
-    On the meta device a model takes no memory and no time. Two kinds need a CPU: detectors of
-    other make, in which numbers decide how many regions are looked at, and models that use
-    autocast, which does not know that device.
+    On the meta device a model takes no memory and no time. Detectors of other make need a CPU: in
+    them numbers decide how many regions are looked at.
     """
     with torch.device("meta"):
         model: nn.Module = instantiate(config)
@@ -241,8 +240,6 @@ def build(config: DictConfig) -> nn.Module:
         model = instantiate(config)
         for parameter in model.parameters():  # proposals are anchors then, as many as may be
             nn.init.zeros_(parameter)
-    elif any(isinstance(getattr(x, "pooler", None), SeparablePooler) for x in model.modules()):
-        model = instantiate(config)
     return model.eval()
 
 

@@ -63,7 +63,12 @@ class Setting:
             raise ConfigError(
                 f"batch is {self.batch} and boxes is {self.boxes}, must be 1 and 0 or more"
             )
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(
+                f"device is {self.device!r}, must be cpu or cuda, of which CUDA_VISIBLE_DEVICES "
+                "picks one"
+            )
+        if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"device is {self.device!r}, but torch finds no GPU: set it to cpu")
 
     def autocast(self) -> torch.autocast:
@@ -184,7 +189,7 @@ class Forward:
 
 
 class TrainingStep:
-    """What `samdetr.engine.Trainer` does in an iteration, phase by phase.
+    """What `samdetr.engine.Trainer` computes in an iteration, phase by phase, without events.
 
     The learning rate is 0, at which the optimiser does the same work: every round sees the same
     weights, and detectors that would diverge on noise can be measured.

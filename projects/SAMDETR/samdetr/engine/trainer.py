@@ -146,7 +146,13 @@ class Trainer(SimpleTrainer):
         Raises:
             FloatingPointError: as `run_step`, so that no checkpoint is made of a failed iteration.
         """
-        self._read_metrics()
+        # Not by reading the metrics, in which all processes take part: this one may be alone here.
+        for metrics in self._unread:
+            if not metrics.values.isfinite().all():
+                raise FloatingPointError(
+                    f"A loss or the norm of the gradients is not finite at "
+                    f"iteration={metrics.iteration}!"
+                )
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

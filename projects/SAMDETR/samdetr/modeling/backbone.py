@@ -137,7 +137,7 @@ def fold_frozen_norms(backbone: Backbone) -> Backbone:
 
 
 def is_foldable(module: nn.Module) -> bool:
-    """If a module is a convolution with a frozen norm, and none of a kind of its own."""
-    if type(module) is not Conv2d or module.padding_mode != "zeros":
+    """If a module is a plain convolution with a frozen norm behind it."""
+    if type(module) is not Conv2d or type(module.norm) is not FrozenBatchNorm2d:
         return False
-    return isinstance(module.norm, FrozenBatchNorm2d)
+    return module.padding_mode == "zeros" and not isinstance(module.padding, str)

@@ -199,7 +199,7 @@ class Decoder(nn.Module):
     def predict(self, index: int, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the head of a layer says, in full precision; all layers may share one."""
         with full_precision(x.device):  # bfloat16 moves a box by pixels
-            return self.heads[index % len(self.heads)](x.float(), reference)
+            return self.heads[index % len(self.heads)](x.to(reference.dtype), reference)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Logits of the last layer to scores, as its head reads them."""

@@ -82,7 +82,9 @@ def attend_plain(
 
 
 def attend_in_strips(query: Tensor, key: Tensor, value: Tensor, bias: SeparableBias) -> Tensor:
-    """`attend` by `StripAttention`."""
+    """`attend` by `StripAttention`; in a graph, which is for maps of all sizes, as a whole."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return attend_plain(query, key, value, bias)
     # Autocast does not look into it: products are in the precision of the values.
     return StripAttention.apply(query.to(value.dtype), key.to(value.dtype), value, *bias)
 

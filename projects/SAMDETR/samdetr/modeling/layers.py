@@ -14,17 +14,37 @@ from torchvision.ops import MLP
 Module = TypeVar("Module", bound=nn.Module)
 
 
+TOKENS = 2048  # of a part, whose hidden channels stay in the cache of a CPU
+
+
 class FeedForward(MLP):
     """The two-layer feed-forward network of a transformer layer, with DETR's two dropouts."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
         super().__init__(dim, [hidden_dim, dim], dropout=dropout)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, C) to (B, S, C)."""
+        if torch.is_grad_enabled() or not eager_on_cpu(x.device):
+            return super().forward(x)
+        parts = [super(FeedForward, self).forward(part) for part in x.split(TOKENS, dim=1)]
+        return torch.cat(parts, dim=1)
+
+
+def eager_on_cpu(device: torch.device) -> bool:
+    """If a device is a CPU, and what happens there does not become a graph for other sizes.
+
+    There loops over parts that stay in the cache pay, and numbers may decide how long lists are.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return device.type == "cpu"
+
 
 def numbers(values: Sequence[Any], like: Tensor) -> Tensor:
     """Numbers as a tensor of the dtype and on the device of another.
 
-    As `like.new_tensor(values)`, but the host does not wait until the device has done all before.
+    As `like.new_tensor(values)`, but torch does not wait until the device has done all before.
     """
     return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 

@@ -67,7 +67,7 @@ class HungarianMatcher(nn.Module):
         return Matches(*pairs.to(targets.boxes.device, non_blocking=True))
 
     def to_host(self, cost: Tensor) -> Tensor:
-        """A tensor's copy on the host: the only time in a training step that it waits."""
+        """A tensor's copy on the host, which is the one to wait for in a training step."""
         return cost.cpu()
 
     def cost(self, predictions: Predictions, targets: Targets) -> Tensor:

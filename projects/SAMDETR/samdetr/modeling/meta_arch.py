@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..structures import Predictions, Targets
 from .backbone import fold_frozen_norms
 from .decoder import Decoder
+from .deformable import DeformableAttention
 from .neck import ChannelMapper
 from .postprocessing import detections
 
@@ -102,7 +103,8 @@ class SAMDETR(nn.Module):
                 "level(s), numbered from 0"
             )
         for name, module in self.named_modules():
-            if getattr(module, "num_levels", len(levels)) != len(levels):
+            attends = isinstance(module, DeformableAttention)
+            if attends and module.num_levels != len(levels):
                 raise ValueError(
                     f"{name} has num_levels={module.num_levels}, but the neck gives {len(levels)}"
                 )

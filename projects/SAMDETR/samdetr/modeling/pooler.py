@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..structures import FeatureLevel
 from .boxes import corners
-from .layers import full_precision
-from .regions import GatheredRegions, PooledRegions, Regions
+from .layers import eager_on_cpu, full_precision
+from .regions import DenseRegions, GatheredRegions, PooledRegions, Regions
 
 
 def boxes_in_cells(boxes: Tensor, level: FeatureLevel) -> Tensor:
@@ -76,7 +76,7 @@ class SeparablePooler(nn.Module):
             rows = weight_y.flatten(1, 2) @ features  # (B, N * R, W * C)
             rows = rows.view(*weight_y.shape[:3], width, -1)  # (B, N, R, W, C)
             bins = weight_x[:, :, None] @ rows  # (B, N, R, R, C)
-            return PooledRegions(bins.permute(0, 1, 4, 2, 3))
+            return DenseRegions(bins.permute(0, 1, 4, 2, 3))
 
 
 class GatherPooler(nn.Module):
@@ -119,8 +119,7 @@ class FastestPooler(nn.Module):
 
     def choose(self, device: torch.device) -> nn.Module:
         """The way for tensors of a device."""
-        # In a graph shapes may not depend on the numbers in tensors.
-        if device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        if eager_on_cpu(device):
             return self.gather
         if device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
             return self.products

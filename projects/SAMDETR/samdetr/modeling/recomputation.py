@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -28,6 +29,8 @@ class Recomputed(nn.Module):
 
     def forward(self, *inputs: Any) -> Tensor:
         """As in the layer; without gradients nothing is different."""
+        if not torch.is_grad_enabled():
+            return super().forward(*inputs)
         return checkpoint(super().forward, *inputs, use_reentrant=False)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import full_precision
-from .windows import BinSums, PointSums
+from .windows import BinSums, PointSums, bins_like
 
 
 class Regions(ABC):
@@ -62,6 +62,16 @@ class PooledRegions(Regions):
         return features.squeeze(2).transpose(1, 2).unflatten(0, points.shape[:2])
 
 
+class DenseRegions(PooledRegions):
+    """The same, read by products: grid_sample's backward pass on a GPU is not deterministic."""
+
+    def read(self, points: Tensor) -> Tensor:
+        size = self.features.shape[-1]
+        x, y = (mix(in_bins(points, size)[..., i], size) for i in (0, 1))  # (B, N, M, R)
+        weights = (y[..., :, None] * x[..., None, :]).flatten(3).to(self.features.dtype)
+        return weights @ self.features.flatten(3).mT
+
+
 class GatheredRegions(Regions):
     """Regions that are added up from the cells as they are asked for, on a CPU.
 
@@ -87,7 +97,8 @@ class GatheredRegions(Regions):
         return bins if convolution.bias is None else bins + convolution.bias[:, None, None]
 
     def read(self, points: Tensor) -> Tensor:
-        places = (points.float() + 1) * (self.rows.shape[2] / 2) - 0.5  # in bins
+        # What is not a number would take whole maps; it comes back with the points themselves.
+        places = in_bins(points, self.rows.shape[2]).nan_to_num(nan=-9.0)
         with full_precision(points.device):  # in float32, as the bins
             return PointSums.apply(self.tokens.float(), places, self.rows, self.columns)
 
@@ -95,3 +106,15 @@ class GatheredRegions(Regions):
         # In float32, as Detectron2's operator.
         bins = BinSums.apply(tokens.float(), self.rows, self.columns)
         return bins.permute(0, 1, 4, 2, 3)  # from (B, N, R, R, C)
+
+
+def in_bins(points: Tensor, size: int) -> Tensor:
+    """Points in the frame of a box as places among its bins, 0 being the middle of the first."""
+    return (points.float() + 1) * (size / 2) - 0.5
+
+
+def mix(place: Tensor, size: int) -> Tensor:
+    """Bilinear weights (..., size) of the bins; between two slopes that to the right counts."""
+    left = place.detach().floor()[..., None]
+    far, bins = place[..., None] - left, bins_like(place, size)
+    return (bins == left) * (1 - far) + (bins == left + 1) * far

@@ -7,6 +7,8 @@ Units:  locations are (x, y) fractions of a padded feature map.
 
 from __future__ import annotations
 
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -14,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .layers import eager_on_cpu
 from .sampling_bags import BagSampling
 
 try:
@@ -53,8 +56,7 @@ def sample_plain(
     value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """`sample_levels` by operators of PyTorch: those that suit the device."""
-    # Elsewhere many small operators cost more than the samples, and a graph is for all sizes.
-    if value.device.type != "cpu" or torch.compiler.is_compiling():
+    if not eager_on_cpu(value.device):  # many small operators cost more than the samples
         return sample_grid(value, sizes, locations, weights)
     exact = torch.promote_types(weights.dtype, torch.float32)
     out = BagSampling.apply(value.to(exact), sizes, locations.to(exact), weights.to(exact))
@@ -85,7 +87,7 @@ def sample_compiled(
     value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """`sample_levels` by the kernels of the package torch-ms-deform-attn."""
-    shapes = torch.tensor(sizes).to(value.device, non_blocking=True)  # the host does not wait
+    shapes = torch.tensor(sizes).to(value.device, non_blocking=True)
     cells = shapes.prod(1)
     starts = cells.cumsum(0) - cells
     return ms_deform_attn(value.to(weights), shapes, starts, locations, weights).to(value.dtype)
@@ -94,8 +96,12 @@ def sample_compiled(
 def sample_on_gpu(
     value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """`sample_levels` by Triton on a GPU, elsewhere as `sample_plain`."""
-    sample = sample_triton if value.is_cuda else sample_plain
+    """`sample_levels` by Triton on a GPU, elsewhere as `sample_plain`.
+
+    Triton adds gradients up in any order: where that is forbidden, PyTorch has the word.
+    """
+    exact = torch.are_deterministic_algorithms_enabled()
+    sample = sample_triton if value.is_cuda and not exact else sample_plain
     return sample(value, sizes, locations, weights)
 
 
@@ -103,7 +109,8 @@ BACKENDS: dict[str, Backend] = {"plain": sample_plain, "grid": sample_grid}
 backend = "plain"  # of `sample_levels`
 if sample_triton is not None:
     BACKENDS["triton"] = sample_on_gpu
-    if torch.cuda.is_available():
+    compilers = (os.environ.get("CC", ""), "cc", "gcc", "clang")  # Triton needs one to launch
+    if torch.cuda.is_available() and any(map(shutil.which, compilers)):
         backend = "triton"
 if ms_deform_attn is not None:
     BACKENDS["compiled"] = sample_compiled

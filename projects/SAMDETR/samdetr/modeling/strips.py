@@ -48,7 +48,8 @@ class StripAttention(torch.autograd.Function):
         peak, total = query.new_empty(2, batch, heads, queries, 1, dtype=precision(query.dtype))
         for tensors in zip(query, key, columns, rows, value, out, peak, total):
             attend_image(Strips(*tensors[:4]), *tensors[4:])
-        ctx.save_for_backward(query, key, columns, rows, value, out, peak, total)
+        # So that backward has the weights at once, and nothing that outgrows half precision.
+        ctx.save_for_backward(query, key, columns, rows, value, out, peak.add_(total.log2_()))
         return out
 
     @staticmethod
@@ -92,10 +93,10 @@ class Strips:
     """
 
     def __init__(self, query: Tensor, key: Tensor, columns: Tensor, rows: Tensor):
-        # Heads that share keys are one product.
-        self.query = query.reshape(len(key), -1, query.shape[-1])
-        self.key, self.columns, self.rows = key, columns, rows
         self.scale = query.shape[-1] ** -0.5
+        # Heads that share keys are one product.
+        self.query = (self.scale * query).reshape(len(key), -1, query.shape[-1])
+        self.key, self.columns, self.rows = key, columns, rows
         limit = (CPU_SCORES if query.is_cpu else GPU_SCORES) // columns.numel()
         count = -(-rows.shape[-1] // max(1, limit))
         self.height = -(-rows.shape[-1] // count)  # of a strip; all are about as high
@@ -115,7 +116,7 @@ class Strips:
             shape = (*self.rows.shape[:2], rows.stop - rows.start, width)
             scores = buffer[: math.prod(shape)].view(shape)
             torch.add(self.columns[:, :, None], self.rows[..., rows, None], out=scores)
-            product = (self.query, self.key[:, cells].mT, self.scale * POWERS)
+            product = (self.query, self.key[:, cells].mT, POWERS)
             add_product(self.grouped(scores), *product, POWERS)
             yield rows, cells, scores.flatten(2)
 
@@ -153,24 +154,24 @@ def differentiate_image(
     slopes: Slopes,
     value: Tensor,
     out: Tensor,
-    peak: Tensor,
     total: Tensor,
     gradient: Tensor,
 ) -> None:
     """Gradients of one image.
 
     Args:
-        strips, value, out, peak, total: as in `attend_image`.
+        strips, value, out: as in `attend_image`.
         slopes: of the image, zeros; are filled.
+        total: (M, N, 1), logarithm to base 2 of the sum of exp2(score).
         gradient: (M, N, E), of `out`.
     """
-    gradient = gradient / total  # float32: weights are not divided by their total
-    offset = -(gradient * out).sum(-1, keepdim=True)  # by which softmax shifts gradients
-    query_slope = torch.zeros_like(strips.query, dtype=peak.dtype)
+    # By which softmax shifts gradients.
+    offset = -(gradient.to(total.dtype) * out).sum(-1, keepdim=True)
+    query_slope = torch.zeros_like(strips.query, dtype=total.dtype)
     buffer = strips.buffer()
     for rows, cells, scores in strips:
-        weights = scores.sub_(peak).exp2_()
-        add_product(slopes.value[:, cells], weights.mT, gradient.to(value.dtype))
+        weights = scores.sub_(total).exp2_()
+        add_product(slopes.value[:, cells], weights.mT, gradient)
         slope = buffer[: weights.numel()].view_as(weights).copy_(offset.expand_as(weights))
         add_product(slope, gradient, value[:, cells].mT)
         slope.mul_(weights)
@@ -180,7 +181,7 @@ def differentiate_image(
             slopes.rows[..., rows] = grid.sum(3)
         grouped = strips.grouped(slope)
         add_product(query_slope, grouped, strips.key[:, cells], strips.scale)
-        add_product(slopes.key[:, cells], grouped.mT, strips.query, strips.scale)
+        add_product(slopes.key[:, cells], grouped.mT, strips.query)
     slopes.query.copy_(query_slope.view_as(slopes.query))
 
 

@@ -43,7 +43,7 @@ class Windows(NamedTuple):
         shape = torch.broadcast_shapes(rows.shape[:-1], columns.shape[:-1])
         top, heights, row_weights = spans(rows, shape)
         left, widths, column_weights = spans(columns, shape)
-        image = torch.arange(shape[0], dtype=torch.int32).repeat_interleave(len(top) // shape[0])
+        image = indices(top, shape[0]).repeat_interleave(len(top) // shape[0])
         corner = (image * rows.shape[-1] + top) * columns.shape[-1] + left
 
         window = torch.repeat_interleave(heights)  # of each line
@@ -75,7 +75,7 @@ class Windows(NamedTuple):
     def transposed_sums(self, gradient: Tensor, weights: Tensor, cells: int) -> Tensor:
         """(S, C) gradient of the features, for the (P, C) one of the sums; S is `cells`."""
         order = self.cells.sort(stable=True)
-        offsets = torch.searchsorted(order.values, torch.arange(cells, dtype=torch.int32))
+        offsets = torch.searchsorted(order.values, indices(gradient, cells))
         window = pick(torch.repeat_interleave(self.counts), order.indices)
         return sums(window, offsets.int(), gradient, pick(weights, order.indices))
 
@@ -212,6 +212,7 @@ def starts(counts: Tensor) -> Tensor:
     return counts.cumsum(0, dtype=counts.dtype) - counts
 
 
-def indices(entries: Tensor) -> Tensor:
-    """0, 1, ... for each of the entries of a list."""
-    return torch.arange(len(entries), dtype=torch.int32)
+def indices(entries: Tensor, count: int | None = None) -> Tensor:
+    """0, 1, ... for each of the entries of a list, or so many of them on its device."""
+    count = len(entries) if count is None else count
+    return torch.arange(count, dtype=torch.int32, device=entries.device)
