@@ -172,8 +172,8 @@ def test_half_precision_is_close_where_weights_are_small_and_finite_where_produc
     found = results(attend, [*halves, *inputs[3:]])
     for x, y in zip(found, expected, strict=True):
         assert_close(x.float(), y, atol=0.01 * float(y.detach().abs().max()), rtol=0.01)
-    large = [(100 * x.detach()).requires_grad_() for x in halves]  # products beyond 65,504
-    assert all(x.isfinite().all() for x in results(attend, [*large, *inputs[3:]]))
+    large = [100 * x.detach() for x in halves]  # products go beyond 65,504 before they are scaled
+    assert attend(*large, padded(*inputs[3:])).isfinite().all()
 
 
 def test_a_gaussian_that_is_far_away_stays_exact_in_bfloat16():

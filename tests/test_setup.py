@@ -95,7 +95,7 @@ def test_the_index_is_not_asked_for_detectron2():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     needed = setup["options"]["install_requires"].lower().split()
-    assert "torch" in needed and not any("detectron" in name for name in needed)
+    assert "torch>=2.5" in needed and not any("detectron" in name for name in needed)
 
 
 def setup_env(*arguments, **variables):

@@ -96,7 +96,7 @@ class SAMDETR(nn.Module):
                     f"neck.in_channels asks for {channels} channels of {name!r}, "
                     f"the backbone gives {available}"
                 )
-        levels = range(len(self.neck.in_channels))
+        levels = range(len(self.neck.projections))
         if not all(level in levels for level in self.decoder.levels):
             raise ValueError(
                 f"decoder.levels is {self.decoder.levels}, but the neck gives {len(levels)} "
