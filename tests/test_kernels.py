@@ -16,14 +16,14 @@ SIZES = [(1, 1), (7, 3), (1, 9), (9, 1)]
 ROW_SCORES = HEADS * QUERIES  # of a map that is one cell wide
 
 
-def make_inputs(height, width, shared=True, sharpness=1.0, dtype=torch.float32):
-    """Query, key, value and biases of two images; the second is padded on the right and below."""
+def make_inputs(height, width, shared=True, sharpness=1.0, dtype=torch.float32, images=2):
+    """Query, key, value and biases of images; the second is padded on the right and below."""
     cells = height * width
-    query = torch.randn(2, QUERIES, HEADS, 8, dtype=dtype).transpose(1, 2).requires_grad_()
-    key = torch.randn(2, 1 if shared else HEADS, cells, 8, dtype=dtype, requires_grad=True)
-    value = torch.randn(2, cells, HEADS, 3, dtype=dtype).transpose(1, 2).requires_grad_()
+    query = torch.randn(images, QUERIES, HEADS, 8, dtype=dtype).transpose(1, 2).requires_grad_()
+    key = torch.randn(images, 1 if shared else HEADS, cells, 8, dtype=dtype, requires_grad=True)
+    value = torch.randn(images, cells, HEADS, 3, dtype=dtype).transpose(1, 2).requires_grad_()
     sides = [
-        (sharpness * torch.randn(2, HEADS, QUERIES, x, dtype=dtype)).requires_grad_()
+        (sharpness * torch.randn(images, HEADS, QUERIES, x, dtype=dtype)).requires_grad_()
         for x in (width, height)
     ]
     return query, key, value, *sides
@@ -64,6 +64,18 @@ def test_outputs_and_gradients_are_those_of_all_scores_at_once(
     monkeypatch.setattr(strips, "CPU_SCORES", rows_at_once * width * ROW_SCORES)
     monkeypatch.setattr(kernels, "backend", backend)
     inputs = make_inputs(height, width, shared)
+    expected = results(everything_at_once, inputs)
+    for ours, slow in zip(results(attend, inputs), expected, strict=True):
+        assert_close(ours, slow, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("images_at_once", [1, 2, 3, 9])
+def test_images_whose_scores_fit_together_are_attended_together(
+    images_at_once, shared, monkeypatch
+):
+    monkeypatch.setattr(strips, "CPU_SCORES", images_at_once * 4 * 3 * ROW_SCORES)
+    inputs = make_inputs(4, 3, shared, images=5)
     expected = results(everything_at_once, inputs)
     for ours, slow in zip(results(attend, inputs), expected, strict=True):
         assert_close(ours, slow, atol=1e-5, rtol=1e-4)

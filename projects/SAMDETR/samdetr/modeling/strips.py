@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ class StripAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, columns: Tensor, rows: Tensor
     ) -> Tensor:
-        """Attend, image by image.
+        """Attend, a few images at a time.
 
         Args:
             query: (B, M, N, D).
@@ -43,11 +44,15 @@ class StripAttention(torch.autograd.Function):
             (B, M, N, E); zero for queries whose bias is -inf on all cells.
         """
         batch, heads, queries, _ = query.shape
-        # In memory heads come after queries, as whoever merges them needs it.
-        out = value.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
+        count = images_at_once(columns, rows)
+        if count == 1:
+            # In memory heads come after queries, as whoever merges them needs it.
+            out = value.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
+        else:
+            out = value.new_empty(batch, heads, queries, value.shape[-1])
         peak, total = query.new_empty(2, batch, heads, queries, 1, dtype=precision(query.dtype))
-        for tensors in zip(query, key, columns, rows, value, out, peak, total):
-            attend_image(Strips(*tensors[:4]), *tensors[4:])
+        for tensors in blocks(count, query, key, columns, rows, value, out, peak, total):
+            attend_block(Strips(*tensors[:4]), *tensors[4:])
         # So that backward has the weights at once, and nothing that outgrows half precision.
         ctx.save_for_backward(query, key, columns, rows, value, out, peak.add_(total.log2_()))
         return out
@@ -58,15 +63,20 @@ class StripAttention(torch.autograd.Function):
         """Gradients of the arguments of `forward`."""
         query, key, columns, rows, value, *_ = ctx.saved_tensors
         biased = any(ctx.needs_input_grad[3:])
+        count = images_at_once(columns, rows)
+        layout = torch.preserve_format if count == 1 else torch.contiguous_format
         slopes = Slopes._make(
             [
-                *(torch.zeros_like(x, dtype=precision(x.dtype)) for x in (query, key, value)),
+                *(
+                    torch.zeros_like(x, dtype=precision(x.dtype), memory_format=layout)
+                    for x in (query, key, value)
+                ),
                 *(x.new_zeros(x.shape) if biased else None for x in (columns, rows)),
             ]
         )
-        for image, tensors in enumerate(zip(*ctx.saved_tensors, gradient)):
-            part = Slopes._make(None if x is None else x[image] for x in slopes)
-            differentiate_image(Strips(*tensors[:4]), part, *tensors[4:])
+        for tensors in blocks(count, *slopes, *ctx.saved_tensors, gradient):
+            part, inputs = Slopes._make(tensors[:5]), tensors[5:]
+            differentiate_block(Strips(*inputs[:4]), part, *inputs[4:])
         inputs = (query, key, value, columns, rows)
         return tuple(None if s is None else s.to(x.dtype) for s, x in zip(slopes, inputs))
 
@@ -82,12 +92,12 @@ class Slopes(NamedTuple):
 
 
 class Strips:
-    """The scores of one image in powers of two, a strip of a few rows of cells at a time.
+    """The scores of a block in powers of two, a strip of a few rows of cells at a time.
 
     PyTorch's exp is slow on a CPU, and 40 times slower where it all but vanishes; exp2 is not.
 
     Args:
-        query: (M, N, D).
+        query: (M, N, D); the heads of all images of the block, here and below.
         key: (G, S, D).
         columns, rows: (M, N, W) and (M, N, H) biases.
     """
@@ -97,7 +107,7 @@ class Strips:
         # Heads that share keys are one product.
         self.query = (self.scale * query).reshape(len(key), -1, query.shape[-1])
         self.key, self.columns, self.rows = key, columns, rows
-        limit = (CPU_SCORES if query.is_cpu else GPU_SCORES) // columns.numel()
+        limit = scores_at_once(query) // columns.numel()
         count = -(-rows.shape[-1] // max(1, limit))
         self.height = -(-rows.shape[-1] // count)  # of a strip; all are about as high
 
@@ -125,8 +135,26 @@ class Strips:
         return scores.view(*self.query.shape[:2], -1)
 
 
-def attend_image(strips: Strips, value: Tensor, out: Tensor, peak: Tensor, total: Tensor) -> None:
-    """Attention of one image.
+def scores_at_once(x: Tensor) -> int:
+    """How many scores to make before they are used."""
+    return CPU_SCORES if x.is_cpu else GPU_SCORES
+
+
+def images_at_once(columns: Tensor, rows: Tensor) -> int:
+    """How many images have no more scores together than a strip; 1 where a single one has more."""
+    scores_of_image = rows[0].numel() * columns.shape[-1]
+    return max(1, min(len(rows), scores_at_once(rows) // max(1, scores_of_image)))
+
+
+def blocks(count: int, *tensors: Tensor | None) -> Iterator[list[Any]]:
+    """Each tensor's next `count` images, with their heads side by side in the first dimension."""
+    chunks = [repeat(None) if x is None else x.split(count) for x in tensors]
+    for block in zip(*chunks):
+        yield [None if x is None else x.flatten(0, 1) for x in block]
+
+
+def attend_block(strips: Strips, value: Tensor, out: Tensor, peak: Tensor, total: Tensor) -> None:
+    """Attention of the images of one block.
 
     Args:
         strips: its scores.
@@ -149,7 +177,7 @@ def attend_image(strips: Strips, value: Tensor, out: Tensor, peak: Tensor, total
     out.copy_(sums.div_(total))
 
 
-def differentiate_image(
+def differentiate_block(
     strips: Strips,
     slopes: Slopes,
     value: Tensor,
@@ -157,11 +185,11 @@ def differentiate_image(
     total: Tensor,
     gradient: Tensor,
 ) -> None:
-    """Gradients of one image.
+    """Gradients of the images of one block.
 
     Args:
-        strips, value, out: as in `attend_image`.
-        slopes: of the image, zeros; are filled.
+        strips, value, out: as in `attend_block`.
+        slopes: of the block, zeros; are filled.
         total: (M, N, 1), logarithm to base 2 of the sum of exp2(score).
         gradient: (M, N, E), of `out`.
     """
