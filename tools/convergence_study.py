@@ -1,0 +1,121 @@
+#!/usr/bin/env python
+"""Train the variants of the paper on the bundled data set, and tell how fast they converge.
+
+What is done is skipped and what was interrupted goes on, so the same command may be given again
+and again. docs/convergence.md has the protocol and what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from samdetr.convergence.results import StudyError, load_results
+from samdetr.convergence.study import Study, Training, run_all
+from samdetr.convergence.variants import PROTOCOL, VARIANTS
+
+ROOT = Path(__file__).resolve().parents[1]
+EPILOG = """
+examples:
+  tools/convergence_study.py --list
+  tools/convergence_study.py --run sam_detr_smca --seed 0
+  tools/convergence_study.py --all --jobs 2
+  tools/convergence_study.py --report
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--list", action="store_true", help="the trainings, and which are done")
+    what.add_argument("--run", nargs="+", metavar="NAME", help="train variants, by their configs")
+    what.add_argument("--all", action="store_true", help="train what --list has")
+    what.add_argument(
+        "--report", action="store_true", help="make the tables and plots of the docs anew"
+    )
+    add = parser.add_argument
+    add("--seed", nargs="+", type=int, metavar="S", help="for --run (default: those of --list)")
+    add(
+        "--jobs",
+        type=int,
+        default=os.cpu_count(),
+        help="trainings side by side, one thread each (default: one for each core)",
+    )
+    add(
+        "--results",
+        type=Path,
+        default=ROOT / "docs/convergence.json",
+        help="file of figures (default: docs/convergence.json)",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("output/convergence"),
+        help="folder of the trainings (default: output/convergence)",
+    )
+    add(
+        "--page",
+        type=Path,
+        default=ROOT / "docs/convergence.md",
+        help="page that --report brings up to date, plots beside it (default: docs/convergence.md)",
+    )
+    add(
+        "overrides",
+        nargs="*",
+        help="key=value: a protocol of your own, on top of the study's; needs its own --results",
+    )
+    return parser
+
+
+def chosen(names: list[str] | None, seeds: list[int] | None) -> list[Training]:
+    """The trainings asked for; seeds in the outer loop, so that every variant has one soon."""
+    known = {variant.name: variant.seeds for variant in VARIANTS}
+    for name in names or ():
+        if name not in known:
+            raise StudyError(f"--run {name!r}: the study has {', '.join(known)}")
+    counts = {name: known[name] for name in names or known}
+    every = range(max(counts.values())) if seeds is None else seeds
+    return [
+        Training(name, seed)
+        for seed in every
+        for name, count in counts.items()
+        if seeds is not None or seed < count
+    ]
+
+
+def show_list(results: Path, protocol: tuple[str, ...]) -> None:
+    done = load_results(results, protocol)
+    for variant in VARIANTS:
+        finished = sum(done.has(variant.name, seed) for seed in range(variant.seeds))
+        print(f"{finished} of {variant.seeds}  {variant.name}  ({variant.label})")
+
+
+def say(text: str) -> None:
+    print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argument_parser()
+    options = parser.parse_args(arguments)
+    protocol = (*PROTOCOL, *options.overrides)
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}, must be 1 or more")
+    if options.seed is not None and not options.run:
+        parser.error("--seed goes with --run")
+    try:
+        if options.list:
+            show_list(options.results, protocol)
+        else:
+            study = Study(ROOT, options.output.absolute(), options.results, protocol)
+            run_all(study, chosen(options.run, options.seed), options.jobs, say)
+    except StudyError as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+if __name__ == "__main__":
+    main()
