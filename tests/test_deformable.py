@@ -19,7 +19,7 @@ from samdetr.modeling import (
     SinePosition,
     sampling,
 )
-from samdetr.modeling.deformable import DeformableAttention, cell_centres
+from samdetr.modeling.deformable import DeformableAttention, cell_centres, softmax
 
 SIZES = {
     "odd": [(5, 7), (3, 4)],
@@ -146,6 +146,18 @@ def test_heads_start_in_the_directions_of_the_compass_and_points_at_1_2_3_cells(
         for p in range(3):
             expected = torch.tensor(direction) * (p + 1.0)
             assert_close(offsets[:, m, :, p], expected.expand(5, 2, 2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("count", [1, 4, 12])
+def test_softmax_and_its_gradient_are_those_of_torch(count, scale):
+    x = (scale * torch.randn(2, 7, 3, count, dtype=torch.float64)).requires_grad_()
+    gradient = torch.randn(x.shape, dtype=x.dtype)
+    ours, expected = softmax(x), x.softmax(-1)
+    assert_close(ours, expected)
+    assert_close(
+        *(torch.autograd.grad(y, x, gradient)[0] for y in (ours, expected)), atol=1e-12, rtol=1e-9
+    )
 
 
 def test_all_points_of_all_levels_start_with_the_same_weight():

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from datetime import datetime
 from pathlib import Path
 
+from samdetr.convergence.report import Report, fill
 from samdetr.convergence.results import StudyError, load_results
 from samdetr.convergence.study import Study, Training, run_all
 from samdetr.convergence.variants import PROTOCOL, VARIANTS
@@ -95,6 +95,22 @@ def show_list(results: Path, protocol: tuple[str, ...]) -> None:
         print(f"{finished} of {variant.seeds}  {variant.name}  ({variant.label})")
 
 
+def report(results_file: Path, page: Path) -> None:
+    """Bring the page and the plots beside it up to date with the results file."""
+    # Only here: the trainings need no matplotlib.
+    from samdetr.convergence.plots import study_figures
+
+    results = load_results(results_file)
+    if not page.is_file():
+        raise StudyError(f"--page {page} is not there")
+    page.write_text(fill(page.read_text(), Report(results).tables()))
+    print(page)
+    for name, figure in study_figures(results).items():
+        picture = page.with_name(f"{page.stem}_{name}.png")
+        figure.savefig(picture, dpi=100)
+        print(picture)
+
+
 def say(text: str) -> None:
     print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
 
@@ -110,11 +126,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if options.list:
             show_list(options.results, protocol)
+        elif options.report:
+            report(options.results, options.page)
         else:
             study = Study(ROOT, options.output.absolute(), options.results, protocol)
             run_all(study, chosen(options.run, options.seed), options.jobs, say)
     except StudyError as error:
-        sys.exit(f"{parser.prog}: {error}")
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -43,18 +43,17 @@ class Curve(NamedTuple):
 
 
 def steps_to_reach(curve: Curve, ap: float) -> float | None:
-    """When a curve first reaches an AP, by straight lines between evaluations from (0, 0) on.
+    """When a curve first reaches an AP, by straight lines between evaluations.
 
     Returns:
-        Steps, or None if it never does.
+        Steps, or None if it never does. What the first evaluation finds is reached by then: it is
+        that evaluation's step, at most.
     """
-    last_step, last_ap = 0.0, 0.0
-    for step, value in zip(curve.steps, curve.ap):
+    points = [*zip(curve.steps, curve.ap)]
+    for (last_step, last_ap), (step, value) in zip([points[0], *points], points):
         if value >= ap:
-            rise = value - last_ap
-            share = (ap - last_ap) / rise if rise > 0 else 1.0
-            return last_step + max(0.0, share) * (step - last_step)
-        last_step, last_ap = step, value
+            share = (ap - last_ap) / (value - last_ap) if value > last_ap else 1.0
+            return last_step + share * (step - last_step)
     return None
 
 
@@ -78,13 +77,25 @@ def read_curve(path: str | Path, label: str = "") -> Curve:
         evaluated = [(row["epoch"] + 1, 100 * row[DETR_METRIC][0]) for row in rows]
         unit = "epoch"
     else:
-        evaluated = [(row["iteration"] + 1, row["bbox/AP"]) for row in rows if "bbox/AP" in row]
+        evaluated = [(step, row["bbox/AP"]) for step, row in evaluations(rows)]
         unit = "iteration"
     if not evaluated:
         raise LogError(f"{file} has neither bbox/AP nor {DETR_METRIC}: nothing was evaluated")
     # A run that was interrupted and resumed by other code may have a step twice; the last counts.
     points = sorted(dict(evaluated).items())
     return Curve(label, [float(x) for x, _ in points], [float(y) for _, y in points], unit)
+
+
+def evaluations(rows: Sequence[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """The lines of a `metrics.json` that have an AP, and after how many iterations each was.
+
+    Detectron2 counts the evaluation at the end of a training one iteration late.
+    """
+    trained = [row["iteration"] + 1 for row in rows if "total_loss" in row]
+    last = max(trained, default=None)
+    return [
+        (row["iteration"] + (row["iteration"] != last), row) for row in rows if "bbox/AP" in row
+    ]
 
 
 def _log_of(folder: Path) -> Path:

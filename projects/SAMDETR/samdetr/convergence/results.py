@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from iopath.common.file_io import file_lock
 
-from .curves import Curve
+from .curves import Curve, evaluations
 
 METRICS = ("AP", "AP50", "AP75")
 
@@ -128,7 +128,7 @@ def run_from_metrics(rows: Sequence[dict[str, Any]], **fields: Any) -> Run:
         rows: the lines.
         fields: name, seed, commit and machine of the run.
     """
-    evaluated = {row["iteration"] + 1: row for row in rows if "bbox/AP" in row}
+    evaluated = dict(evaluations(rows))
     times = [row["time"] for row in rows if "time" in row]
     iterations = sorted(evaluated)
     return Run(

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..structures import FeatureLevel
 from .attention import check_heads
-from .layers import numbers
+from .layers import eager_on_cpu, numbers
 from .sampling import sample_levels
 
 
@@ -84,8 +86,8 @@ class DeformableAttention(nn.Module):
         offsets = self.offsets(query).unflatten(-1, (*self.shape, 2))  # (B, N, M, L, P, 2)
         # In the precision of the references: half of it would be coarser than a cell.
         locations = self.locate(reference, offsets.to(reference), levels)
-        weights = self.weights(query).unflatten(-1, (self.shape[0], -1)).softmax(-1)
-        weights = weights.unflatten(-1, self.shape[1:]).to(locations)
+        weights = softmax(self.weights(query).unflatten(-1, (self.shape[0], -1)).to(locations))
+        weights = weights.unflatten(-1, self.shape[1:])
         sizes = [level.size for level in levels]
         return self.dropout(self.output(sample_levels(value, sizes, locations, weights)))
 
@@ -103,6 +105,32 @@ class DeformableSelfAttention(DeformableAttention):
     ) -> Tensor:
         """x and position are (B, S, C), and so is the result."""
         return super().forward(x + position, cell_centres(levels), x, levels)
+
+
+class ShortSoftmax(torch.autograd.Function):
+    """Softmax over a few channels: on a CPU torch's own takes six times as long for 12 of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Softmax over the last dimension."""
+        y = (x - x.amax(-1, keepdim=True)).exp_()
+        y.div_(y.sum(-1, keepdim=True))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Gradient of the input."""
+        (y,) = ctx.saved_tensors
+        slope = gradient * y
+        return slope.addcmul_(y, slope.sum(-1, keepdim=True), value=-1)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Softmax over the last dimension, which is short."""
+    applied: Tensor = ShortSoftmax.apply(x) if eager_on_cpu(x.device) else x.softmax(-1)
+    return applied
 
 
 def cell_centres(levels: Sequence[FeatureLevel]) -> Tensor:
