@@ -124,7 +124,6 @@ class Report:
 
     def paper_table(self, heading: str, rows: Sequence[Row]) -> str:
         """Rows with the paper's AP, where it has one, beside ours."""
-        has_paper = any(row.paper is not None for row in rows)
         header = [heading, "AP (paper, COCO)", "AP", "AP50", "AP75", "seeds"]
         lines = []
         for row in rows:
@@ -132,8 +131,6 @@ class Report:
             paper = EMPTY if row.paper is None else f"{row.paper:.1f}"
             figures = [_ap(summary), f"{summary.ap50:.1f}", f"{summary.ap75:.1f}"]
             lines.append([row.label, paper, *figures, str(summary.count)])
-        if not has_paper:
-            header, lines = ([x[0], *x[2:]] for x in (header, lines))  # type: ignore[assignment]
         return markdown_table(header, lines)
 
     def statements_table(self) -> str:

@@ -1,0 +1,82 @@
+"""The convergence study ends with the same results if it is killed in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from test_train_net import environment
+
+ROOT = Path(__file__).parents[1]
+RUN = "out/detr/seed0"
+TOY = [
+    "train.max_iter=6",
+    "train.eval_period=3",
+    "train.checkpointer.period=2",
+    "train.log_period=1",
+    "train.device=cpu",
+    "model.decoder.levels=[0]",
+    "model.num_queries=10",
+    "model.detections_per_image=10",
+    "dataloader.test.dataset._target_=toy.few",
+    "dataloader.train.total_batch_size=2",
+]
+
+
+def begin_study(folder):
+    folder.mkdir(exist_ok=True)
+    arguments = ["--run", "detr", "--seed", "0", "--jobs", "1", "--output", "out"]
+    return subprocess.Popen(
+        [
+            sys.executable,
+            ROOT / "tools/convergence_study.py",
+            *arguments,
+            *("--results", "results.json"),
+            *TOY,
+        ],
+        cwd=folder,
+        env=environment(CUDA_VISIBLE_DEVICES=""),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def figures(folder):
+    """The results file without what differs from one run to the next: speed."""
+    contents = json.loads((folder / "results.json").read_text())
+    for run in contents["runs"]:
+        assert run.pop("step_checkpoints") > 0
+    return contents
+
+
+def test_a_study_killed_in_the_middle_has_the_same_results_when_it_is_resumed(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    output, _ = (uninterrupted := begin_study(whole)).communicate()
+    assert uninterrupted.returncode == 0, output
+    study = begin_study(killed)
+    while not (killed / RUN / "last_checkpoint").is_file():
+        assert study.poll() is None, study.communicate()[0]
+        time.sleep(0.02)
+    os.killpg(study.pid, signal.SIGKILL)
+    study.communicate()
+    assert not (killed / RUN / "model_final.pth").exists()
+
+    output, _ = (resumed := begin_study(killed)).communicate()
+
+    assert resumed.returncode == 0, output
+    assert figures(killed) == figures(whole)
+    assert [run["iterations"] for run in figures(whole)["runs"]] == [[3, 6]]
+    weights, expected = (
+        torch.load(folder / RUN / "model_final.pth")["model"] for folder in (killed, whole)
+    )
+    for name, tensor in expected.items():
+        assert torch.equal(weights[name], tensor), name
+    output, _ = begin_study(killed).communicate()
+    assert "1 of 1 trainings are done" in output
