@@ -76,7 +76,7 @@ class Report:
         """Compare two variants by their final AP."""
         better, worse = (self.summaries[name] for name in (statement.better, statement.worse))
         difference = better.ap - worse.ap
-        error = self.noise * (1 / better.count + 1 / worse.count) ** 0.5
+        error = self.noise * (1 / better.seeds + 1 / worse.seeds) ** 0.5
         outcome = NOISE
         if abs(difference) >= SURE * error:
             outcome = HELD if difference > 0 else FAILED
@@ -111,7 +111,7 @@ class Report:
             rows.append(
                 [
                     curve.label,
-                    str(summary.count),
+                    str(summary.seeds),
                     _ap(summary),
                     f"{summary.ap50:.1f}",
                     f"{summary.ap75:.1f}",
@@ -130,7 +130,7 @@ class Report:
             summary = self.summaries[row.name]
             paper = EMPTY if row.paper is None else f"{row.paper:.1f}"
             figures = [_ap(summary), f"{summary.ap50:.1f}", f"{summary.ap75:.1f}"]
-            lines.append([row.label, paper, *figures, str(summary.count)])
+            lines.append([row.label, paper, *figures, str(summary.seeds)])
         return markdown_table(header, lines)
 
     def statements_table(self) -> str:
@@ -178,7 +178,9 @@ def fill(page: str, tables: Mapping[str, str]) -> str:
     """
     for name, table in tables.items():
         pattern = re.compile(BLOCK.format(name=re.escape(name)), re.DOTALL)
-        page, count = pattern.subn(lambda match, x=table: f"{match[1]}\n{x}\n\n{match[2]}", page)
+        # In a replacement a backslash would have a meaning.
+        block = f"\n{table}\n\n".replace("\\", r"\\")
+        page, count = pattern.subn(rf"\g<1>{block}\g<2>", page)
         if count != 1:
             raise StudyError(
                 f"the page must have '<!-- begin {name} -->' and '<!-- end {name} -->' once, "

@@ -131,10 +131,13 @@ def run_from_metrics(rows: Sequence[dict[str, Any]], **fields: Any) -> Run:
     evaluated = dict(evaluations(rows))
     times = [row["time"] for row in rows if "time" in row]
     iterations = sorted(evaluated)
+    measured: dict[str, Any] = {
+        x: [round(evaluated[i][f"bbox/{x}"], 3) for i in iterations] for x in METRICS
+    }
     return Run(
         step_seconds=round(mean(times), 4) if times else 0.0,
         iterations=iterations,
-        **{x: [round(evaluated[i][f"bbox/{x}"], 3) for i in iterations] for x in METRICS},
+        **measured,
         **fields,
     )
 
@@ -145,7 +148,7 @@ class Summary(NamedTuple):
     Fields:
         ap, ap50, ap75: final ones, mean over the seeds.
         spread: standard deviation of the final AP; None for one seed.
-        count: how many seeds.
+        seeds: how many.
         curve: mean AP over iterations.
     """
 
@@ -153,7 +156,7 @@ class Summary(NamedTuple):
     ap50: float
     ap75: float
     spread: float | None
-    count: int
+    seeds: int
     curve: Curve
 
 

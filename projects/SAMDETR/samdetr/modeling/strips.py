@@ -75,8 +75,8 @@ class StripAttention(torch.autograd.Function):
             ]
         )
         for tensors in blocks(count, *slopes, *ctx.saved_tensors, gradient):
-            part, inputs = Slopes._make(tensors[:5]), tensors[5:]
-            differentiate_block(Strips(*inputs[:4]), part, *inputs[4:])
+            part, block = Slopes._make(tensors[:5]), tensors[5:]
+            differentiate_block(Strips(*block[:4]), part, *block[4:])
         inputs = (query, key, value, columns, rows)
         return tuple(None if s is None else s.to(x.dtype) for s, x in zip(slopes, inputs))
 
