@@ -21,7 +21,7 @@ from conftest import (
     randomize,
     randomize_statistics,
 )
-from samdetr.convert_hf_deformable import hf_deformable_to_samdetr
+from samdetr.convert import hf_deformable_to_samdetr
 from samdetr.modeling import (
     BoxAligner,
     BoxDeformableCrossAttention,

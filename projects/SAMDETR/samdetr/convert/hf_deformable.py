@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .convert import Rules, StateDict, rename
-from .convert_hf import DETR, joined_projections
+from .hf import DETR, joined_projections
+from .rules import ConversionError, Rules, StateDict, rename
 
 DEFORMABLE: Rules = [
     (r"^model\.input_proj\.", r"neck.projections."),
@@ -39,11 +39,13 @@ def hf_deformable_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
         of a `deformable_detr_refine` config.
 
     Raises:
-        ValueError: if the weights are no such model's, or those of a two-stage one.
+        ConversionError: if the weights are no such model's, or those of a two-stage one.
     """
     for name in (QUERIES, "model.reference_points.weight"):
         if name not in state:
-            raise ValueError(f"not a one-stage Deformable DETR of transformers: {name} is missing")
+            raise ConversionError(
+                f"not a one-stage Deformable DETR of transformers: {name} is missing"
+            )
     converted = {
         rename(name, DEFORMABLE): tensor
         for name, tensor in state.items()

@@ -13,7 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .convert import SHARED, Rules, StateDict, read_state_dict, rename
+from . import rules as shared
+from .detr import split_classes
+from .files import read_state_dict
+from .rules import ConversionError, Rules, StateDict, listed, rename
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a folder; the first that is there
 PARTS = ("backbone", "neck", "encoder", "queries", "decoder")
@@ -32,7 +35,7 @@ BACKBONE: Rules = [
 ]
 DETR: Rules = [
     *BACKBONE,
-    *SHARED,
+    *shared.rules(shared.BACKBONE),
     (r"^model\.(encoder|decoder)\.", r"\1."),
     (r"^(encoder.*)\.self_attn\.", r"\1.attention."),
     (r"^(decoder.*)\.self_attn\.", r"\1.self_attention."),
@@ -112,14 +115,11 @@ def hf_detr_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
         Names and tensors of this one.
 
     Raises:
-        ValueError: if the weights are no such model's, as in the functions below.
+        ConversionError: if the weights are no such model's, as in the functions below.
     """
     converted = _converted(state, DETR, "a DETR", "model.query_position_embeddings.weight")
-    for kind in ("weight", "bias"):
-        classes = converted[f"decoder.heads.0.classes.{kind}"]
-        converted[f"decoder.heads.0.classes.{kind}"] = classes[:-1]
-        converted[f"decoder.heads.0.nothing.{kind}"] = classes[-1:]
-    return converted
+    head = {k: v for k, v in converted.items() if k.startswith("decoder.heads.0.classes.")}
+    return converted | split_classes(head)
 
 
 def hf_conditional_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
@@ -139,15 +139,13 @@ def hf_dab_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
     return _converted(state, DAB, "a DAB-DETR", "model.query_refpoint_embeddings.weight")
 
 
-def _converted(
-    state: Mapping[str, Tensor], rules: Rules, model: str, needed: str
-) -> dict[str, Tensor]:
+def _converted(state: Mapping[str, Tensor], rules: Rules, model: str, needed: str) -> StateDict:
     if needed not in state:
-        raise ValueError(f"not {model} of transformers: {needed} is missing")
+        raise ConversionError(f"not {model} of transformers: {needed} is missing")
     renamed = {rename(k, rules): v for k, v in state.items() if "num_batches_tracked" not in k}
     strangers = [name for name in renamed if not name.startswith(PARTS)]
     if strangers:
-        raise ValueError(f"{model} with parts that are not here: {', '.join(strangers[:8])}")
+        raise ConversionError(f"{model} with parts that are not here: {listed(strangers)}")
     return joined_projections(renamed)
 
 
@@ -172,22 +170,42 @@ def read_pretrained(path: str | Path, model_type: str) -> StateDict:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds something else.
+        ConversionError: if it holds something else.
         ImportError: if it is a .safetensors file and that package is missing.
     """
-    path = Path(path)
+    check_model_type(Path(path), model_type)
+    return read_state_dict(weights_file(Path(path)))
+
+
+def check_model_type(path: Path, expected: str) -> None:
+    """Look into the `config.json` of a folder; a lone file has none.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ConversionError: if it names another type of model.
+    """
     if path.is_dir():
-        found = json.loads((path / "config.json").read_text()).get("model_type")
-        if found != model_type:
-            raise ValueError(f"{path} holds a model of type {found!r}, expected {model_type!r}")
-        files = [path / name for name in WEIGHTS if (path / name).is_file()]
-        if not files:
-            raise FileNotFoundError(f"{path} has no {' or '.join(WEIGHTS)}")
-        path = files[0]
-    if path.suffix != ".safetensors":
-        return read_state_dict(path)
+        found = _model_type(path / "config.json")
+        if found != expected:
+            raise ConversionError(f"{path} holds a model of type {found!r}, expected {expected!r}")
+
+
+def weights_file(path: Path) -> Path:
+    """The file itself, or that of a folder.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if not path.is_dir():
+        return path
+    files = [path / name for name in WEIGHTS if (path / name).is_file()]
+    if not files:
+        raise FileNotFoundError(f"{path} has no {' or '.join(WEIGHTS)}")
+    return files[0]
+
+
+def _model_type(config: Path) -> str | None:
     try:
-        from safetensors.torch import load_file
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{path} needs safetensors: pip install samdetr[convert]") from error
-    return load_file(path)
+        return json.loads(config.read_text()).get("model_type")
+    except (AttributeError, ValueError) as error:  # no object, no JSON, no text
+        raise ConversionError(f"{config} cannot be read as the configuration of a model") from error
