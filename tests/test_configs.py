@@ -23,7 +23,11 @@ MINI = sorted(x.stem for x in (CONFIGS / "mini").glob("*.py"))
 ALL = [f"coco/{x}" for x in COCO] + [f"mini/{x}" for x in MINI]
 FULL_SIZE = [  # test_ablations.py: the one whose boxes are in a checkpoint
     *(f"coco/{x}" for x in COCO),
-    *(f"{y}/{x.stem}" for y in ("ablations", "voc") for x in sorted((CONFIGS / y).glob("*.py"))),
+    *(
+        f"{y}/{x.stem}"
+        for y in ("ablations", "lvis", "voc")
+        for x in sorted((CONFIGS / y).glob("*.py"))
+    ),
 ]
 FULL_SIZE.remove("voc/sam_detr_pp_r50_smca_coco_boxes_50ep")
 TRAIN_IMAGES = 118_287  # of COCO train2017

@@ -21,6 +21,7 @@ NAMES = ["data", "voc", "mini_data"]
 def load(name, num_classes=2, **datasets):
     """A data config beside a model of so many classes; `train` and `test` rename its data."""
     config = LazyConfig.load(str(CONFIGS / f"{name}.py"))
+    config.train = {"output_dir": "output", "seed": 0}
     config.model = {"num_classes": num_classes}
     for part, names in datasets.items():
         config.dataloader[part].dataset.names = names

@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from coco_files import Registry, write_coco
-from samdetr.data import load_detection_dataset, mini, mini_folder
+from samdetr.data import DataError, load_detection_dataset, mini, mini_folder
 
 GOOD = [5, 5, 10, 10]
 
@@ -86,7 +86,7 @@ def test_boxes_given_by_corners_are_checked_as_such(registry, tmp_path, caplog):
 
 def test_only_bad_boxes_are_an_error(tmp_path, registry):
     name = registry.add(*write_coco(tmp_path, [[[5, 5, 0, 10]], [[50, 5, 1, 1]], []]))
-    with pytest.raises(ValueError, match=f"No usable box.*'{name}', 2 boxes"):
+    with pytest.raises(DataError, match=f"No usable box.*'{name}', 2 boxes"):
         load_detection_dataset(name)
 
 
@@ -111,14 +111,14 @@ def test_sets_of_different_categories_are_not_joined(tmp_path, registry):
         registry.add(*write_coco(tmp_path / word, [[GOOD]], categories=("cat", word)))
         for word in ("dog", "cow")
     ]
-    with pytest.raises(ValueError, match="thing_classes"):
+    with pytest.raises(DataError, match="thing_classes"):
         load_detection_dataset(names)
 
 
 def test_missing_annotations_are_looked_for_aloud(tmp_path, registry, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "/elsewhere")
     name = registry.add(str(tmp_path / "no.json"), str(tmp_path))
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(DataError) as error:
         load_detection_dataset(name)
     assert f"'{name}': its annotation file {tmp_path}/no.json" in str(error.value)
     assert "DETECTRON2_DATASETS, now '/elsewhere'" in str(error.value)
@@ -127,11 +127,11 @@ def test_missing_annotations_are_looked_for_aloud(tmp_path, registry, monkeypatc
 def test_a_missing_image_folder_or_image_is_named(tmp_path, registry):
     json_file, image_root = write_coco(tmp_path, [[GOOD]])
     name = registry.add(json_file, str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match=f"image folder {tmp_path}/nowhere"):
+    with pytest.raises(DataError, match=f"image folder {tmp_path}/nowhere"):
         load_detection_dataset(name)
     os.remove(tmp_path / "images" / "0.png")
     name = registry.add(json_file, image_root)
-    with pytest.raises(FileNotFoundError, match=f"first image {tmp_path}/images/0.png"):
+    with pytest.raises(DataError, match=f"first image {tmp_path}/images/0.png"):
         load_detection_dataset(name)
 
 
@@ -141,7 +141,7 @@ def test_detectron2s_own_sets_are_looked_for_too(monkeypatch, tmp_path):
         path = os.path.abspath(getattr(MetadataCatalog.get(name), attribute))
         if os.path.exists(path):
             pytest.skip(f"{name} is here")
-        with pytest.raises(FileNotFoundError, match=rf"{re.escape(path)}.*DETECTRON2_DATASETS"):
+        with pytest.raises(DataError, match=rf"{re.escape(path)}.*DETECTRON2_DATASETS"):
             load_detection_dataset(name)
 
 
@@ -151,12 +151,12 @@ def test_a_damaged_mini_names_its_variable(tmp_path, monkeypatch):
         monkeypatch.setitem(mini.MINI_COUNTS, split, 1)
     file = mini_folder() / "val.json"
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{file}.*SAMDETR_CACHE"):
+    with pytest.raises(DataError, match=rf"{file}.*SAMDETR_CACHE"):
         load_detection_dataset("mini_val")
 
 
 def test_an_unknown_name_gets_suggestions():
-    with pytest.raises(KeyError, match="'mini_vall' is not registered.*mini_val"):
+    with pytest.raises(DataError, match="'mini_vall' is not registered.*mini_val"):
         load_detection_dataset("mini_vall")
 
 
@@ -164,15 +164,15 @@ def test_an_unknown_name_gets_suggestions():
 def test_a_broken_annotation_file_is_named(tmp_path, registry, text):
     (tmp_path / "boxes.json").write_text(text)
     name = registry.add(str(tmp_path / "boxes.json"), str(tmp_path))
-    with pytest.raises(ValueError, match=f"'{name}'.*{tmp_path}/boxes.json"):
+    with pytest.raises(DataError, match=f"'{name}'.*{tmp_path}/boxes.json"):
         load_detection_dataset(name)
 
 
 def test_an_empty_set_is_an_error(registry):
     name = registry.add_function(list)
-    with pytest.raises(ValueError, match=f"'{name}' has no images"):
+    with pytest.raises(DataError, match=f"'{name}' has no images"):
         load_detection_dataset(name)
-    with pytest.raises(ValueError, match="names is empty"):
+    with pytest.raises(DataError, match="names is empty"):
         load_detection_dataset([])
 
 
@@ -180,14 +180,14 @@ def test_an_empty_set_is_an_error(registry):
 def test_categories_have_to_match_the_model(tmp_path, registry, num_classes):
     name = registry.add(*write_coco(tmp_path, [[GOOD]], categories=("cat", "dog")))
     message = f"'{name}' has 2 categories.*num_classes={num_classes}.*model.num_classes=2"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         load_detection_dataset(name, num_classes=num_classes)
 
 
 def test_a_category_without_a_name_is_refused(tmp_path, registry):
     json_file, image_root = write_coco(tmp_path, [[{"bbox": GOOD, "category_id": 7}]])
     name = registry.add(json_file, image_root)
-    with pytest.raises(ValueError, match=rf"{re.escape(json_file)}.*category_id=7"):
+    with pytest.raises(DataError, match=rf"{re.escape(json_file)}.*category_id=7"):
         load_detection_dataset(name)
 
 
@@ -198,5 +198,5 @@ def test_a_category_out_of_range_is_named(tmp_path, registry, metadata):
     annotation = {"bbox": GOOD, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 2}
     records = [{"file_name": str(file), "annotations": [annotation]}]
     name = registry.add_function(lambda: records, **metadata)
-    with pytest.raises(ValueError, match=f"category_id 2 in {file}, expected 0 to 1"):
+    with pytest.raises(DataError, match=f"category_id 2 in {file}, expected 0 to 1"):
         load_detection_dataset(name, num_classes=2)

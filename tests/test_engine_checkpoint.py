@@ -101,20 +101,6 @@ def test_a_backbone_of_another_size_is_an_error_about_the_backbone_alone(tmp_pat
     assert str(error.value).endswith("2 missing: backbone.1.weight, backbone.1.bias")
 
 
-def test_another_number_of_classes_is_said_as_such(tmp_path):
-    path = saved(tmp_path, ToyModel(num_classes=80).state_dict())
-    with pytest.raises(
-        CheckpointError, match="it has 80 classes and the model has model.num_classes=4"
-    ):
-        InitialCheckpointer(ToyModel(num_classes=4)).load(path)
-
-
-def test_other_differences_are_not_taken_for_the_number_of_classes(tmp_path):
-    path = saved(tmp_path, ToyModel(num_classes=80, dim=16).state_dict())
-    with pytest.raises(CheckpointError, match=r"6 of another shape: .*head\.bias \(80,\) instead"):
-        InitialCheckpointer(ToyModel(num_classes=4, dim=8)).load(path)
-
-
 def test_long_lists_of_keys_are_cut(tmp_path):
     state = {**ToyModel().state_dict(), **{f"extra.{i}": torch.zeros(1) for i in range(20)}}
     with pytest.raises(CheckpointError) as error:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from samdetr.engine import ConfigError, Trainer, evaluate, load_config, train
-from samdetr.engine.hooks import rewind
+from samdetr.engine.records import rewind
 from toy import SteepModel, ToyLoader, ToyModel
 
 ROOT = Path(__file__).parents[1]
@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     last = (tmp_path / "last_checkpoint").read_text()
     assert last == f"model_{iteration // 4 * 4 - 1:07}.pth"
     assert all(value.isfinite().all() for value in weights(tmp_path / last).values())
-    assert {path.name for path in tmp_path.glob("model_*")} == {
+    assert {path.name for path in tmp_path.glob("model_*.pth")} == {
         f"model_{i:07}.pth" for i in range(3, iteration, 4)
     }
     losses = {row["iteration"]: row.get("total_loss") for row in metrics(tmp_path)}
@@ -180,7 +180,8 @@ def test_the_last_checkpoints_are_kept_over_a_resumption(tmp_path):
 
 def test_the_best_checkpoint_is_kept_over_a_resumption(tmp_path):
     settings = ["train.eval_period=2"]
-    # Evaluated at 2, at 4 and at the end; once resumed at 8, at 10 and at the end.
+    # Evaluated at 2, at 4 and at the end. A run that is resumed to go on for longer is evaluated
+    # where it was resumed, as the longer run would have been, at 8, at 10 and at the end.
     run(tmp_path, *settings, "train.max_iter=6", "dataloader.evaluator.aps=[3.0,7.0,5.0]")
     best = weights(tmp_path / "model_best.pth")
     assert json.loads((tmp_path / "model_best.json").read_text()) == {
@@ -189,11 +190,12 @@ def test_the_best_checkpoint_is_kept_over_a_resumption(tmp_path):
     }
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
-    run(tmp_path, *settings, "dataloader.evaluator.aps=[6.0,6.5,5.0]", resume=True)
+    run(tmp_path, *settings, "dataloader.evaluator.aps=[6.0,6.5,5.0,4.0]", resume=True)
     for key, value in weights(tmp_path / "model_best.pth").items():
         torch.testing.assert_close(value, best[key], rtol=0, atol=0)
 
-    run(tmp_path, *settings, "train.max_iter=14", "dataloader.evaluator.aps=[8.0]", resume=True)
+    aps = "dataloader.evaluator.aps=[5.0,8.0]"  # of 12 and of the end
+    run(tmp_path, *settings, "train.max_iter=14", aps, resume=True)
     assert json.loads((tmp_path / "model_best.json").read_text()) == {
         "bbox/AP": 8.0,
         "iteration": 14,

@@ -117,7 +117,7 @@ def test_a_gpu_is_waited_for_only_where_that_is_allowed(name, monkeypatch):
         return waiting
 
     monkeypatch.setattr(HungarianMatcher, "to_host", allowed(HungarianMatcher.to_host))
-    monkeypatch.setattr(Trainer, "_read_metrics", allowed(Trainer._read_metrics))
+    monkeypatch.setattr(Trainer, "read_metrics", allowed(Trainer.read_metrics))
     trainer = make_trainer(make_model(**MODELS[name]).cuda(), metrics_period=2)
     trainer.train(0, 2)  # what is made once may wait
     try:

@@ -179,8 +179,9 @@ def test_it_runs_under_slurm(tmp_path):
     check_toy_run(tmp_path / "output")
 
 
-def test_an_error_of_the_config_is_one_line(tmp_path):
-    code, output = train_net(["--config-file", TOY, "train.max_itr=3"], tmp_path)
-    assert code == 1
-    assert output.splitlines()[-1].startswith("train_net.py: override 'train.max_itr': the config")
+def test_an_error_in_several_processes_is_one_line_and_exit_code_2(tmp_path):
+    command = ["--config-file", TOY, "--num-gpus", "2", "train.init_checkpoint=no.pth"]
+    code, output = train_net(command, tmp_path)
+    assert code == 2
+    assert "train_net.py: no.pth is not a file: train.init_checkpoint=PATH names" in output
     assert "Traceback" not in output

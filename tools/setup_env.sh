@@ -64,6 +64,8 @@ fi
 
 say "samdetr"
 install --no-build-isolation -e "$root[mini,draw,test,dev]"
+# For its tests. Its requirement opencv-python would overwrite opencv-python-headless.
+install --no-deps lvis
 "$venv/bin/python" -W ignore - <<'END'
 import detectron2, samdetr, torch
 

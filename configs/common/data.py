@@ -1,20 +1,24 @@
 """COCO 2017, augmented as in section 5.1: the pipeline of DETR.
 
-Own data: register a COCO-format set with Detectron2, then set `dataloader.train.dataset.names`,
-`dataloader.test.dataset.names` and `model.num_classes`.
+Own data: docs/own_data.md.
 """
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.evaluation import COCOEvaluator
+from detectron2.data import build_detection_test_loader
 from omegaconf import OmegaConf
 
-from samdetr.data import DetectionMapper, ResizeShortestEdge, load_detection_dataset
+from samdetr.data import (
+    DetectionMapper,
+    ResizeShortestEdge,
+    build_train_loader,
+    load_detection_dataset,
+)
+from samdetr.evaluation import DetectionEvaluator
 
 dataloader = OmegaConf.create()
 
-dataloader.train = L(build_detection_train_loader)(
+dataloader.train = L(build_train_loader)(
     dataset=L(load_detection_dataset)(
         names="coco_2017_train",
         filter_empty=False,  # all 118,287 images
@@ -47,6 +51,7 @@ dataloader.train = L(build_detection_train_loader)(
     ),
     total_batch_size=16,  # on all GPUs together
     num_workers=4,  # per GPU
+    seed="${train.seed}",
 )
 
 dataloader.test = L(build_detection_test_loader)(
@@ -63,4 +68,7 @@ dataloader.test = L(build_detection_test_loader)(
     num_workers=4,
 )
 
-dataloader.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}")
+dataloader.evaluator = L(DetectionEvaluator)(
+    dataset_name="${..test.dataset.names}",
+    output_dir="${train.output_dir}/inference",  # coco_instances_results.json
+)

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
-from torch import nn
+
+from .saving import AtomicCheckpointer
 
 BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 has the last stage in its heads
 PYRAMID = ("backbone.fpn_", "backbone.top_block.")  # a backbone's file has no feature pyramid
 # Buffers that a config gives anyway, or that frozen and running statistics do not need.
 TOLERATED = ("pixel_mean", "pixel_std", "num_batches_tracked")
 TRAINING_ONLY = "denoising."  # a model without denoising queries loads a file with them
+# In the names of what has a row for each class: the logits, and the labels of denoising queries.
+OF_CLASSES = (".classes.", "denoising.labels.")
 LISTED = 8  # keys named in an error
 FOREIGN = (
     " (no key fits: a backbone's own file needs ?matching_heuristics=True after its path, one of "
@@ -66,6 +67,19 @@ class Difference(NamedTuple):
         return "; ".join(texts)
 
     @property
+    def classes(self) -> tuple[int, int] | None:
+        """Classes of the file and of the model, if nothing but their number differs."""
+        numbers = {
+            (shape[0], wanted[0])
+            if shape[1:] == wanted[1:] and any(part in key for part in OF_CLASSES)
+            else None
+            for key, shape, wanted in self.shapes
+        }
+        if self.missing or self.unexpected or len(numbers) != 1:
+            return None
+        return numbers.pop()
+
+    @property
     def fills_backbone_only(self) -> bool:
         """If the backbone, or a part of it, is all that was filled."""
         return bool(self.loaded) and all(key.startswith(BACKBONE) for key in self.loaded)
@@ -80,7 +94,7 @@ class Difference(NamedTuple):
         )
 
 
-class Checkpointer(DetectionCheckpointer):
+class Checkpointer(AtomicCheckpointer):
     """Detectron2's checkpointer, strict: every key of the model is filled and none is left over."""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -107,7 +121,7 @@ class Checkpointer(DetectionCheckpointer):
             # Files of DETR and its kin hold their command line beside the weights.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 return super()._load_file(filename)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # an unpickler of other bytes ends in errors of many types
             reason = str(error).splitlines()[:1]
             raise CheckpointError(f"{filename} cannot be read as a checkpoint: {reason}") from error
 
@@ -139,35 +153,39 @@ class Checkpointer(DetectionCheckpointer):
         self._refuse(difference, hint)
 
     def _refuse(self, difference: Difference, hint: str = "") -> None:
-        if difference:
-            reason = _classes(difference, self.model) or str(difference)
-            raise CheckpointError(f"{self._source} does not fit the model: {reason}{hint}")
+        if not difference:
+            return
+        reason = str(difference)
+        if difference.classes:
+            in_file, in_model = difference.classes
+            reason = f"it has {in_file} classes and the model has model.num_classes={in_model}"
+        raise CheckpointError(f"{self._source} does not fit the model: {reason}{hint}")
 
 
 class InitialCheckpointer(Checkpointer):
-    """What training starts from: a whole model, or a backbone and nothing else."""
+    """What training starts from: a whole model, a model of other classes, or a backbone alone.
+
+    What has a row for each class keeps its initial values where the file has other classes.
+    """
 
     def _judge(self, difference: Difference) -> None:
-        if not difference.fills_backbone_only:
+        if difference.fills_backbone_only:
+            self._refuse(difference.of_backbone())
+            parts = sorted({key.split(".")[0] for key in difference.missing})
+            self.logger.info(
+                "%s fills the backbone; random weights remain in %s",
+                self._source,
+                ", ".join(parts),
+            )
+        elif difference.classes:
+            self.logger.info(
+                "%s has %d classes and the model has %d: random weights remain in %s",
+                self._source,
+                *difference.classes,
+                _listed([key for key, *_ in difference.shapes]),
+            )
+        else:
             super()._judge(difference)
-            return
-        self._refuse(difference.of_backbone())
-        parts = sorted({key.split(".")[0] for key in difference.missing})
-        self.logger.info(
-            "%s fills the backbone; random weights remain in %s", self._source, ", ".join(parts)
-        )
-
-
-def _classes(difference: Difference, model: nn.Module) -> str:
-    """The difference in one sentence if nothing but the number of classes differs."""
-    num_classes = getattr(model, "num_classes", None)
-    in_file = {
-        shape[0] if (num_classes, *shape[1:]) == expected else None
-        for _, shape, expected in difference.shapes
-    }
-    if difference.missing or difference.unexpected or len(in_file) != 1 or None in in_file:
-        return ""
-    return f"it has {in_file.pop()} classes and the model has model.num_classes={num_classes}"
 
 
 def _listed(keys: Sequence[str]) -> str:

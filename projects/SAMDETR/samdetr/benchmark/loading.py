@@ -15,9 +15,11 @@ import numpy as np
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from ..data import build_train_loader
 from ..engine import ConfigError
 
 PHOTOGRAPHS = "benchmark_photographs"
@@ -103,10 +105,12 @@ class Source:
 
 
 def made_ahead(loader: DictConfig) -> int:
-    """Batches that Detectron2's workers make while nobody asks."""
+    """Batches that workers make while nobody asks."""
     samples = PREFETCH * loader.get("num_workers", 0)
-    # The workers make single images where these are grouped by shape afterwards.
-    if loader.get("aspect_ratio_grouping", True):
+    target = loader.get("_target_")
+    target = locate(target) if isinstance(target, str) else target
+    # Detectron2's workers make single images where these are grouped by shape afterwards.
+    if target is not build_train_loader and loader.get("aspect_ratio_grouping", True):
         return math.ceil(samples / loader.get("total_batch_size", 1))
     return samples
 

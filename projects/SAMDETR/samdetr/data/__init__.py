@@ -2,22 +2,36 @@
 
 from pathlib import Path
 
-from .datasets import load_detection_dataset
+from .datasets import DataError, load_detection_dataset
 from .digits import SceneParameters
-from .mapper import DetectionMapper, ResizeShortestEdge, read_image
+from .loading import build_train_loader
+from .mapper import DetectionMapper, ResizeShortestEdge, convert_image, read_image
 from .mini import cache_folder, mini_folder, write_mini
+from .own import CocoFiles, VocFolder, load_own_dataset
 
 __all__ = [
+    "CocoFiles",
+    "DataError",
     "DetectionMapper",
     "ResizeShortestEdge",
     "SceneParameters",
+    "VocFolder",
+    "build_train_loader",
     "cache_folder",
+    "convert_image",
+    "example_image",
     "load_detection_dataset",
+    "load_own_dataset",
     "mini_backbone_weights",
     "mini_folder",
     "read_image",
     "write_mini",
 ]
+
+
+def example_image() -> str:
+    """The file of a picture to try a detector on: image 000013.jpg of `mini_val`."""
+    return str(Path(__file__).with_name("example.jpg"))
 
 
 def mini_backbone_weights() -> str:

@@ -26,6 +26,12 @@ from .mini import MiniHandler
 Record = dict[str, Any]
 """An image, or one of its annotations, in Detectron2's format."""
 
+
+class DataError(ValueError):
+    """A data set that is not there, cannot be read or does not fit the model."""
+
+
+EXTRA = ": pip install 'samdetr[{}]'"  # where a package is missing
 # Metadata that are paths: of data sets in COCO's format, and of Pascal VOC.
 _PATHS = {"json_file": "annotation file", "image_root": "image folder", "dirname": "folder"}
 
@@ -41,15 +47,14 @@ def load_detection_dataset(
         num_classes: K of the model that gets the data; None for any.
 
     Raises:
-        KeyError: a name is not registered.
-        FileNotFoundError: the annotations or the images are not where they should be.
-        ValueError: `names` is empty, the annotations cannot be read, there are no images,
-            `num_classes` is not the number of categories, a category does not exist, or no box of
-            a data set is usable.
+        DataError: `names` is empty, a name is not registered, the annotations or the images are not
+            where they should be or cannot be read, there are no images, `num_classes` is not the
+            number of categories, a category does not exist, no box of a data set is usable, or data
+            sets differ in their classes.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
-        raise ValueError("names is empty: expected at least one registered data set")
+        raise DataError("names is empty: expected at least one registered data set")
     records: list[Record] = []
     for name in names:
         loaded = _load(name)
@@ -58,7 +63,10 @@ def load_detection_dataset(
     if filter_empty:
         records = filter_images_with_only_crowd_annotations(records)
     if classes := _classes(names[0]):
-        check_metadata_consistency("thing_classes", names)
+        try:
+            check_metadata_consistency("thing_classes", names)
+        except ValueError as error:
+            raise DataError(f"data sets {names} differ in their classes: {error}") from error
         print_instances_class_histogram(records, classes)
     return records
 
@@ -67,7 +75,7 @@ def drop_unusable_boxes(name: str, records: list[Record]) -> list[Record]:
     """The images with the usable ones of their boxes; one warning says how many were dropped.
 
     Raises:
-        ValueError: there are boxes, and not one is usable.
+        DataError: there are boxes, and not one is usable.
     """
     faults: Counter[str] = Counter()
     usable, total, first = [], 0, ""
@@ -84,7 +92,7 @@ def drop_unusable_boxes(name: str, records: list[Record]) -> list[Record]:
         kinds = ", ".join(f"{count} {fault}" for fault, count in faults.items())
         message = f"data set '{name}', {total} boxes in all: {kinds}; the first in {first}"
         if sum(faults.values()) == total:
-            raise ValueError(f"No usable box. {message}")
+            raise DataError(f"No usable box. {message}")
         logging.getLogger(__name__).warning(f"Unusable boxes are left out. {message}")
     return usable
 
@@ -110,9 +118,9 @@ def box_fault(annotation: Record, record: Record) -> str | None:
 def _load(name: str) -> list[Record]:
     if name not in DatasetCatalog:
         similar = get_close_matches(name, DatasetCatalog, n=3)
-        raise KeyError(
-            f"data set '{name}' is not registered (similar names: {similar}); register your own "
-            "with detectron2.data.datasets.register_coco_instances"
+        raise DataError(
+            f"data set '{name}' is not registered (similar names: {similar}); docs/own_data.md "
+            "says how to use your own"
         )
     metadata = MetadataCatalog.get(name)
     for attribute, kind in _PATHS.items():
@@ -121,9 +129,12 @@ def _load(name: str) -> list[Record]:
         records = DatasetCatalog.get(name)
     except (ValueError, KeyError, AssertionError) as error:
         path = getattr(metadata, "json_file", "its source")
-        raise ValueError(f"data set '{name}' cannot be read from {path}: {error!r}") from error
+        raise DataError(f"data set '{name}' cannot be read from {path}: {error!r}") from error
+    except ModuleNotFoundError as error:
+        hint = EXTRA.format("lvis") if error.name == "lvis" else ""
+        raise DataError(f"data set '{name}' cannot be read: {error}{hint}") from error
     if not records:
-        raise ValueError(f"data set '{name}' has no images")
+        raise DataError(f"data set '{name}' has no images")
     _check_exists(name, "first image", records[0]["file_name"])
     return [{"annotations": [], **record} for record in records]
 
@@ -139,7 +150,7 @@ def _check_exists(name: str, kind: str, path: str) -> None:
             "for one of yours, check the path that it was registered with."
         )
     if path and "://" not in path and not os.path.exists(path):
-        raise FileNotFoundError(
+        raise DataError(
             f"data set '{name}': its {kind} {os.path.abspath(path)} does not exist. {hint}"
         )
 
@@ -154,14 +165,14 @@ def _check_categories(name: str, records: list[Record], num_classes: int | None)
     if number is None:
         return
     if num_classes not in (None, number):
-        raise ValueError(
+        raise DataError(
             f"data set '{name}' has {number} categories, and the model has num_classes="
             f"{num_classes}: set model.num_classes={number}, or choose another data set"
         )
     for record in records:
         for annotation in record["annotations"]:
             if annotation["category_id"] not in range(number):
-                raise ValueError(
+                raise DataError(
                     f"data set '{name}': category_id {annotation['category_id']} in "
                     f"{record['file_name']}, expected 0 to {number - 1}"
                 )

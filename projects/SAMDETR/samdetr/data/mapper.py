@@ -99,9 +99,14 @@ def read_image(
             stored.load()
         turned = _turned(stored)
         image = stored if stored.size == size != turned.size else turned
-        return convert_PIL_to_numpy(_eight_bits(image), image_format)
+        return convert_image(image, image_format)
     except Exception as error:  # broken files make Pillow raise errors of many types
         raise OSError(f"cannot read image {file_name}: {error}") from error
+
+
+def convert_image(image: Image.Image, image_format: str = "RGB") -> np.ndarray:
+    """The (H, W, 3) uint8 pixels of an image of any mode; arguments as in `read_image`."""
+    return convert_PIL_to_numpy(_eight_bits(image), image_format)
 
 
 def _turned(image: Image.Image) -> Image.Image:

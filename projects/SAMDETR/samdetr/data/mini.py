@@ -166,6 +166,7 @@ def _register() -> None:
             image_root=f"{MiniHandler.PREFIX}{split}",
             evaluator_type="coco",
             thing_classes=MINI_CLASSES,
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(NUM_CLASSES)},
         )
 
 

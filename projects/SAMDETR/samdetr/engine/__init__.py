@@ -1,9 +1,10 @@
 """Training and evaluation: Detectron2's engine, on CPU and GPU, in one process and in several."""
 
+from .arguments import argument_parser, configure
 from .config import ConfigError, load_config
 from .distributed import start
 from .optimizer import BackboneFactor, build_optimizer
-from .run import argument_parser, build_model, compile_parts, evaluate, main, train
+from .run import build_model, compile_parts, evaluate, main, train
 from .trainer import Trainer
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "build_model",
     "build_optimizer",
     "compile_parts",
+    "configure",
     "evaluate",
     "load_config",
     "main",

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
 from detectron2.config import LazyConfig
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
@@ -64,26 +65,35 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
             another type.
 
     Raises:
-        ConfigError: if the file is missing or lacks a part, or if an override names an unknown key
-            or has a value of another type than the key's.
+        ConfigError: if the file is missing, is broken or lacks a part, or if an override names an
+            unknown key or has a value of another type than the key's.
     """
     if not PathManager.isfile(path):
         raise ConfigError(f"--config-file {path!r} is not a file")
     if not path.endswith((".py", ".yaml", ".yml")):
         raise ConfigError(f"--config-file {path!r} must be a .py or .yaml file")
-    cfg = LazyConfig.load(path)
+    try:
+        cfg = LazyConfig.load(path)
+    except (SyntaxError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--config-file {path} cannot be read: {reason}") from error
     lacking = [key for key in REQUIRED if OmegaConf.select(cfg, key, default=NOWHERE) is NOWHERE]
     if lacking:
         raise ConfigError(
             f"{path} lacks {', '.join(lacking)}; configs/common/ has parts to import them from"
         )
+    apply_overrides(cfg, overrides)
+    return cfg
+
+
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set keys of a config by overrides, as `load_config` says."""
     for override in _parse(overrides):
         key, value = override.key_or_group, override.value()
         if override.is_add():
             OmegaConf.update(cfg, key, value)
         else:
             _set(cfg, key, value)
-    return cfg
 
 
 def _parse(overrides: Sequence[str]) -> Iterator[Override]:

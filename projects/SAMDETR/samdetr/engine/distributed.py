@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from detectron2.engine import create_ddp_model, launch
 from detectron2.utils import comm
 from torch import nn
 
+from ..stopping import passed_on
 from .config import ConfigError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -72,14 +74,15 @@ def start(function: Callable[[argparse.Namespace], Any], args: argparse.Namespac
         raise ConfigError("torchrun has started the processes: leave out --num-gpus")
     if many or place is None:
         _check_launch(args)
-        launch(
-            function,
-            max(args.num_gpus, 1),
-            args.num_machines,
-            args.machine_rank,
-            args.dist_url,
-            (args,),
-        )
+        with passed_on() if args.num_gpus > 1 else nullcontext():
+            launch(
+                function,
+                max(args.num_gpus, 1),
+                args.num_machines,
+                args.machine_rank,
+                args.dist_url,
+                (args,),
+            )
     else:
         _join(place)
         function(args)

@@ -3,30 +3,84 @@
 from __future__ import annotations
 
 import json
-import os
-import re
+import logging
+import signal
 from pathlib import Path
 from typing import Any
 
 from detectron2.engine import hooks
+from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer
-
-METRICS = "metrics.json"
+from ..saving import delete_checkpoint, numbered_checkpoints, replacing
+from ..stopping import Stopped, StopRequest
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Keeps the last `max_to_keep` checkpoints of a resumed run, not of its last part alone."""
+    """Saves periodically, at the end, and when the run is told to stop, which it then does.
+
+    It keeps the last `max_to_keep` checkpoints of a resumed run, not of its last part alone.
+
+    Args:
+        checkpointer: whose first process saves; the hook is one of all processes.
+        stop: the request to stop.
+        period: iterations.
+        max_to_keep: checkpoints beside the final one.
+    """
+
+    def __init__(
+        self,
+        checkpointer: Checkpointer,
+        stop: StopRequest,
+        period: int,
+        max_to_keep: int | None = None,
+    ):
+        super().__init__(checkpointer, period, max_to_keep=max_to_keep)
+        self.stop = stop
 
     def before_train(self) -> None:
         """Find the checkpoints of the iterations before this one."""
         super().before_train()
-        pattern = re.compile(rf"{self.file_prefix}_(\d{{7}})\.pth")
-        files = sorted(self.checkpointer.get_all_checkpoint_files())
-        found = [(pattern.fullmatch(os.path.basename(file)), file) for file in files]
+        numbered = numbered_checkpoints(Path(self.checkpointer.save_dir))
         self.recent_checkpoints = [
-            file for match, file in found if match and int(match[1]) < self.trainer.start_iter
+            str(path) for iteration, path in numbered if iteration < self.trainer.start_iter
         ]
+
+    def after_step(self) -> None:
+        """Save if that is due.
+
+        Raises:
+            Stopped: if the run is told to stop, in all processes, when the checkpoint is written.
+        """
+        stop, iteration = self.stop.agreed(), self.trainer.iter
+        final = iteration + 1 == self.max_iter
+        if not (stop or final or (iteration + 1) % self.period == 0):
+            return
+        self.trainer.read_metrics()  # in all processes; they go with the checkpoint
+        self.step(iteration, numbered=bool(stop) and not final)
+        if stop:
+            comm.synchronize()
+            logging.getLogger(__name__).info(
+                "Stopped by %s after iteration %d, which is saved: start again with --resume",
+                signal.Signals(stop).name,
+                iteration,
+            )
+            raise Stopped
+
+    def step(self, iteration: int, numbered: bool = False, **kwargs: Any) -> None:
+        """Save what is due at an iteration, and with `numbered` what is not."""
+        if numbered or (iteration + 1) % self.period == 0:
+            name = f"{self.file_prefix}_{iteration:07}"
+            self.checkpointer.save(name, iteration=iteration)
+            self.recent_checkpoints.append(f"{self.checkpointer.save_dir}/{name}.pth")
+            if comm.is_main_process():
+                self._forget()
+        if iteration + 1 == self.max_iter:
+            self.checkpointer.save(f"{self.file_prefix}_final", iteration=iteration)
+
+    def _forget(self) -> None:
+        while self.max_to_keep is not None and len(self.recent_checkpoints) > self.max_to_keep:
+            delete_checkpoint(Path(self.recent_checkpoints.pop(0)))
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
@@ -45,11 +99,13 @@ class BestCheckpointer(hooks.BestCheckpointer):
             best = json.loads(self._file.read_text())
             self._update_best(best[self._val_metric], best["iteration"])
 
-    def _update_best(self, val: float, iteration: int) -> bool:
-        updated = super()._update_best(val, iteration)
-        if updated:
-            self._file.write_text(json.dumps({self._val_metric: val, "iteration": iteration}))
-        return updated
+    def _best_checking(self) -> None:
+        before = self.best_iter
+        super()._best_checking()
+        if self.best_iter != before:  # the model is written by now: were it not, it would never be
+            best = {self._val_metric: self.best_metric, "iteration": self.best_iter}
+            with replacing(self._file) as file:
+                file.write(json.dumps(best).encode())
 
 
 class WeightsCheckpointer(Checkpointer):
@@ -57,28 +113,3 @@ class WeightsCheckpointer(Checkpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Leave the tag where it is."""
-
-
-def rewind(output_dir: str, start_iter: int) -> None:
-    """Take what a run from `start_iter` on will write itself out of the records of earlier runs.
-
-    An interrupted run has written metrics after its last checkpoint, perhaps half a line at the
-    end. They stay in `metrics.json.previous`. A run from the beginning also unties its folder from
-    the last checkpoint of another run, to which `--resume` would return.
-    """
-    if start_iter == 0:
-        Path(output_dir, "last_checkpoint").unlink(missing_ok=True)
-    file = Path(output_dir, METRICS)
-    if not file.is_file():
-        return
-    kept = [line for line in file.read_text().splitlines() if _before(line, start_iter)]
-    file.replace(f"{file}.previous")
-    file.write_text("".join(f"{line}\n" for line in kept))
-
-
-def _before(line: str, iteration: int) -> bool:
-    try:
-        metrics: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return metrics["iteration"] < iteration

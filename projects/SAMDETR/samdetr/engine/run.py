@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+import tempfile
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.config import instantiate
-from detectron2.engine import default_argument_parser, default_setup, default_writers, hooks
+from detectron2.engine import default_setup, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint import Checkpointer, CheckpointError, InitialCheckpointer, MissingCheckpointError
-from .config import ConfigError, load_config
+from ..randomness import seed_all, use_deterministic_algorithms
+from ..stopping import StopRequest, outlive_signals
+from .arguments import configure
+from .config import ConfigError
 from .distributed import share_cores, wrap
-from .hooks import BestCheckpointer, PeriodicCheckpointer, WeightsCheckpointer, rewind
+from .hooks import BestCheckpointer, PeriodicCheckpointer, WeightsCheckpointer
 from .memory import keep_freed_memory
 from .optimizer import build_optimizer
+from .records import Records
+from .resuming import CatchUp, Seed
 from .trainer import Trainer
-
-EPILOG = """
-Examples:
-  train_net.py --config-file configs/mini/sam_detr_smca.py train.output_dir=output/mini
-  train_net.py --config-file configs/coco/sam_detr_r50_smca_12ep.py --num-gpus 8
-  train_net.py --config-file output/mini/config.yaml --resume
-  train_net.py --config-file output/mini/config.yaml --eval-only \\
-      train.init_checkpoint=output/mini/model_best.pth
-"""
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's, with a free port of this machine as the default meeting point."""
-    parser = default_argument_parser(EPILOG)
-    parser.set_defaults(dist_url="auto")
-    return parser
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -47,8 +39,13 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         The evaluator's results; nothing in other processes than the first.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: if the config, a checkpoint or the data are at
+            fault.
     """
-    cfg = load_config(args.config_file, args.opts)
+    cfg = configure(args)
+    make_output_folder(cfg.train.output_dir)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="samdetr")
     default_setup(cfg, args)
     share_cores()
@@ -60,16 +57,33 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+def make_output_folder(path: str) -> None:
+    """Make `train.output_dir`.
+
+    Raises:
+        ConfigError: if it cannot be written into.
+    """
+    try:
+        PathManager.mkdirs(path)
+        if "://" not in path:
+            tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise ConfigError(f"train.output_dir={path} cannot be written into: {error}") from error
+
+
 def build_model(cfg: DictConfig) -> nn.Module:
     """The config's model on its device.
 
     Raises:
-        ConfigError: if the device is a GPU and there is none, or if the model has no part that
-            `train.compile` names.
+        ConfigError: if the device is a GPU and there is none, if the model cannot be what its keys
+            say, or if it has no part that `train.compile` names.
     """
     if torch.device(cfg.train.device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"train.device={cfg.train.device}, but torch finds no GPU: set it to cpu")
-    model: nn.Module = instantiate(cfg.model)
+    try:
+        model: nn.Module = instantiate(cfg.model)
+    except ValueError as error:
+        raise ConfigError(f"the model cannot be built: {error}") from error
     compile_parts(model, cfg.train.get("compile", []))  # older configs have none
     return model.to(cfg.train.device)
 
@@ -108,6 +122,8 @@ class Evaluation:
     def __init__(self, cfg: DictConfig, model: nn.Module):
         self.model = model
         self.loader = instantiate(cfg.dataloader.test)
+        if isinstance(self.loader, DataLoader):
+            self.loader.worker_init_fn = outlive_signals
         self.evaluator = instantiate(cfg.dataloader.evaluator)
         self.results: dict[str, Any] = {}
 
@@ -130,7 +146,7 @@ def evaluate(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
     evaluation = Evaluation(cfg, model)
     checkpointer = Checkpointer(model, cfg.train.output_dir)
     if resume and checkpointer.has_checkpoint():
-        checkpointer.load(checkpointer.get_checkpoint_file())
+        checkpointer.load(checkpointer.newest())
     elif cfg.train.init_checkpoint:
         checkpointer.load(cfg.train.init_checkpoint)
     else:
@@ -142,13 +158,17 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
     """Train to `train.max_iter`, evaluating on the way and at the end.
 
     Args:
-        cfg: the whole config.
-        resume: go on from the last checkpoint of the output folder, if it has one, with optimiser,
-            schedule and loss scale.
+        cfg: the whole config; a `train.seed` of -1 becomes the one drawn.
+        resume: go on from the last checkpoint of the output folder, if it has one, as if the run
+            had not been interrupted.
 
     Returns:
         The results of the last evaluation.
+
+    Raises:
+        Stopped: if the run is told to stop by a signal of `samdetr.stopping`, after it has saved.
     """
+    settle_randomness(cfg)
     model = build_model(cfg)
     evaluation = Evaluation(cfg, model)
     trainer = Trainer(
@@ -160,35 +180,67 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         metrics_period=cfg.train.log_period,
     )
     checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
-    register_hooks(trainer, cfg, checkpointer, evaluation)
-    start_iter = restore(trainer, cfg, checkpointer, resume)
-    # Only now: the loader draws the seed of its order, and a resumed run shall not begin it anew.
-    trainer.reset_data_loader(lambda: instantiate(cfg.dataloader.train))
-    if comm.is_main_process():
-        rewind(cfg.train.output_dir, start_iter)
-        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
-        trainer.register_hooks([hooks.PeriodicWriter(writers, cfg.train.log_period)])
-    trainer.train(start_iter, cfg.train.max_iter)
+    seed = Seed(cfg.train.seed)
+    with StopRequest() as stop:
+        trainer.register_hooks([seed])
+        register_hooks(trainer, cfg, checkpointer, evaluation, stop)
+        start_iter = restore(trainer, cfg, checkpointer, resume)
+        cfg.train.seed = seed.seed
+        trainer.reset_data_loader(lambda: train_loader(cfg, start_iter))
+        trainer.train(start_iter, cfg.train.max_iter)
     return evaluation.results
 
 
+def settle_randomness(cfg: DictConfig) -> None:
+    """Draw the seed if there is none, and make the initial weights a function of it."""
+    if cfg.train.seed < 0:
+        cfg.train.seed = comm.shared_random_seed()
+    logging.getLogger(__name__).info("train.seed=%d", cfg.train.seed)
+    seed_all(cfg.train.seed)
+    if cfg.train.get("deterministic", False):  # older configs have none
+        use_deterministic_algorithms()
+
+
 def register_hooks(
-    trainer: Trainer, cfg: DictConfig, checkpointer: Checkpointer, evaluation: Evaluation
+    trainer: Trainer,
+    cfg: DictConfig,
+    checkpointer: Checkpointer,
+    evaluation: Evaluation,
+    stop: StopRequest,
 ) -> None:
-    """Schedule, checkpoints and evaluation; what saves, in the first process alone."""
+    """Schedule, checkpoints, evaluation and records."""
     settings = cfg.train
     weights = WeightsCheckpointer(checkpointer.model, settings.output_dir)
-    last = PeriodicCheckpointer(checkpointer, **settings.checkpointer)
     best = BestCheckpointer(settings.eval_period, weights, settings.best_metric)
+    after_saving = [
+        hooks.EvalHook(settings.eval_period, evaluation),
+        *([best] if comm.is_main_process() else []),
+        Records(settings.output_dir, settings.log_period),
+    ]
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            last if comm.is_main_process() else None,  # before the evaluation, which may fail
-            hooks.EvalHook(settings.eval_period, evaluation),
-            best if comm.is_main_process() else None,
+            # Before the evaluation, which may fail.
+            PeriodicCheckpointer(checkpointer, stop, **settings.checkpointer),
+            *after_saving,
+            CatchUp(after_saving),
         ]
     )
+
+
+def train_loader(cfg: DictConfig, start_iter: int) -> Iterable[list[dict[str, Any]]]:
+    """The config's batches from an iteration on."""
+    loader: Iterable[list[dict[str, Any]]] = instantiate(cfg.dataloader.train)
+    if hasattr(loader, "seek"):
+        loader.seek(start_iter)
+    elif start_iter > 0:
+        logging.getLogger(__name__).warning(
+            "dataloader.train (%s) has no `seek`, as samdetr.data.build_train_loader's has: its "
+            "images come in another order than without the interruption",
+            type(loader).__name__,
+        )
+    return loader
 
 
 def restore(trainer: Trainer, cfg: DictConfig, checkpointer: Checkpointer, resume: bool) -> int:
@@ -196,11 +248,12 @@ def restore(trainer: Trainer, cfg: DictConfig, checkpointer: Checkpointer, resum
 
     Raises:
         CheckpointError: if the checkpoint is not there or does not fit.
+        OSError: if no checkpoint to resume is whole.
     """
     settings = cfg.train
     start_iter = 0
     if resume and checkpointer.has_checkpoint():
-        checkpointer.load(checkpointer.get_checkpoint_file())
+        checkpointer.load(checkpointer.newest())
         start_iter = trainer.iter + 1
     else:
         initialize(checkpointer.model, settings.init_checkpoint)
@@ -208,8 +261,6 @@ def restore(trainer: Trainer, cfg: DictConfig, checkpointer: Checkpointer, resum
         raise CheckpointError(
             f"{settings.output_dir} differs between machines: --resume needs a shared folder"
         )
-    if start_iter and settings.seed >= 0:
-        seed_all_rng(settings.seed + start_iter + comm.get_rank())
     return start_iter
 
 

@@ -47,6 +47,8 @@ class Trainer(SimpleTrainer):
             `metrics_period` is not positive.
     """
 
+    iter: int  # of Detectron2's trainers, which have no types
+
     def __init__(
         self,
         model: nn.Module,
@@ -98,7 +100,7 @@ class Trainer(SimpleTrainer):
         values = torch.cat([values.detach(), self._clip()[None]])
         self._unread.append(Metrics(self.iter, data_time, [*losses], values))
         if (self.iter + 1) % self.metrics_period == 0 or self.iter + 1 == self.max_iter:
-            self._read_metrics()
+            self.read_metrics()
         else:
             self._failed = torch.maximum(self._failed, 1.0 - values.isfinite().all().float())
             self.optimizer.found_inf = self._failed
@@ -111,8 +113,14 @@ class Trainer(SimpleTrainer):
         parameters = [x for group in self.optimizer.param_groups for x in group["params"]]
         return nn.utils.clip_grad_norm_(parameters, **self.clip_grad)
 
-    def _read_metrics(self) -> None:
-        """Write the metrics not read yet, of any number of iterations, by one copy to the host."""
+    def read_metrics(self) -> None:
+        """Write the metrics not read yet, of any number of iterations, by one copy to the host.
+
+        All processes take part.
+
+        Raises:
+            FloatingPointError: if one of them is not finite.
+        """
         unread, self._unread = self._unread, []
         if not unread:
             return
@@ -133,6 +141,7 @@ class Trainer(SimpleTrainer):
         evaluate the model and keep it as the best.
         """
         if self.iter >= self.max_iter:
+            self.iter = self.max_iter  # one more if there was nothing left to train
             super().after_train()
             return
         for hook in self._hooks:
@@ -146,7 +155,7 @@ class Trainer(SimpleTrainer):
         Raises:
             FloatingPointError: as `run_step`, so that no checkpoint is made of a failed iteration.
         """
-        # Not by reading the metrics, in which all processes take part: this one may be alone here.
+        # Not by reading the metrics, in which all processes take part: this one is alone here.
         for metrics in self._unread:
             if not metrics.values.isfinite().all():
                 raise FloatingPointError(

@@ -1,0 +1,166 @@
+"""Batches for training, whose order and augmentation are a function of seed and position alone.
+
+Detectron2's loader shards and groups the images in each process and draws augmentations from
+generators that workers carry on, so that what comes next depends on what came before, on the number
+of workers and on that of processes. Here all follow one endless order: an image is known by its
+position in it, batches are formed by the main process, and the augmentation of an image is seeded
+by its position.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from detectron2.data import DatasetFromList
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import TrainingSampler
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..randomness import seeded
+from ..stopping import outlive_signals
+from .datasets import DataError, Record
+
+Place = tuple[int, int]
+"""Position of an image in the endless order, and its index in the data set."""
+
+ATTEMPTS = 10  # images tried in place of one that the mapper leaves out
+
+
+class PlacedDataset(Dataset[Record]):
+    """The mapped images of a data set by their place.
+
+    Args:
+        records: images in Detectron2's format.
+        mapper: of a record; None leaves it out, and another has its place.
+        seed: of everything the mapper draws from the global generators.
+    """
+
+    def __init__(self, records: list[Record], mapper: Callable[[Record], Any], seed: int):
+        self.records = DatasetFromList(records, copy=False)
+        self.mapper = mapper
+        self.seed = seed
+
+    def __getitem__(self, place: Place) -> Any:
+        """Raises DataError if the mapper leaves out one image after the other."""
+        position, index = place
+        with seeded(self.seed, position):
+            for _ in range(ATTEMPTS):
+                mapped = self.mapper(self.records[index])
+                if mapped is not None:
+                    return mapped
+                index = random.randrange(len(self.records))
+        raise DataError(f"the mapper left out {ATTEMPTS} images at position {position}")
+
+
+class PlacedBatches(Sampler[list[Place]]):
+    """The batches of this process, cut out of the order of all.
+
+    Groups of as many images as a process takes are formed over all processes, each of similar
+    aspect ratio as in Detectron2; an iteration takes the next groups, one for each process.
+
+    Args:
+        sampler: one of Detectron2's for training.
+        upright: whether an image is taller than wide, by its index: images are only grouped with
+            their like. None groups all with all.
+        batch_size: images of a group.
+
+    Attributes:
+        start: iteration that the first batch is of.
+
+    Raises:
+        DataError: if `sampler` has no order over all processes.
+    """
+
+    def __init__(self, sampler: Sampler[int], upright: list[bool] | None, batch_size: int):
+        if not hasattr(sampler, "_infinite_indices"):
+            raise DataError(
+                f"dataloader.train.sampler is a {type(sampler).__name__}, must be one of "
+                "Detectron2's training samplers, which know the order over all processes"
+            )
+        self.sampler = sampler
+        self.upright = upright
+        self.batch_size = batch_size
+        self.start = 0
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        processes = comm.get_world_size()
+        first = self.start * processes + comm.get_rank()
+        # Groups before the first are formed again, from indices alone: a second for 12 epochs of
+        # COCO.
+        return itertools.islice(self._groups(), first, None, processes)
+
+    def _groups(self) -> Iterator[list[Place]]:
+        groups: tuple[list[Place], list[Place]] = ([], [])
+        for place in enumerate(self.sampler._infinite_indices()):
+            group = groups[self.upright is not None and self.upright[place[1]]]
+            group.append(place)
+            if len(group) == self.batch_size:
+                yield group.copy()
+                group.clear()
+
+
+class TrainLoader(DataLoader[Record]):
+    """Endless batches, from any iteration on."""
+
+    batch_sampler: PlacedBatches
+
+    def seek(self, iteration: int) -> None:
+        """Let the first batch be that of an iteration; the number of processes may be another."""
+        self.batch_sampler.start = iteration
+
+
+def build_train_loader(
+    dataset: list[Record],
+    *,
+    mapper: Callable[[Record], Any],
+    total_batch_size: int,
+    sampler: Sampler[int] | None = None,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+    seed: int = -1,
+) -> TrainLoader:
+    """Make a loader in place of Detectron2's `build_detection_train_loader`.
+
+    Args:
+        dataset: images in Detectron2's format.
+        mapper: of an image to what the model gets; its random numbers come from the global
+            generators of Python, NumPy and torch, as those of Detectron2's augmentations do.
+        total_batch_size: of all processes together.
+        sampler: one of Detectron2's for training; by default every image once an epoch, shuffled.
+        aspect_ratio_grouping: whether a process gets either upright or lying images in a batch;
+            then images have `width` and `height`.
+        num_workers: processes that read images for this one.
+        seed: of order and augmentation, the same in all processes; -1 draws one.
+
+    Raises:
+        DataError: if the batch cannot be shared among the processes.
+    """
+    processes = comm.get_world_size()
+    if total_batch_size < 1 or total_batch_size % processes:
+        raise DataError(
+            f"dataloader.train.total_batch_size is {total_batch_size}, must be a positive "
+            f"multiple of {processes}, the number of processes"
+        )
+    if seed < 0:
+        seed = comm.shared_random_seed()
+    upright = None
+    if aspect_ratio_grouping:
+        upright = [record["width"] <= record["height"] for record in dataset]
+    return TrainLoader(
+        PlacedDataset(dataset, mapper, seed),
+        batch_sampler=PlacedBatches(
+            sampler or TrainingSampler(len(dataset), seed=seed),
+            upright,
+            total_batch_size // processes,
+        ),
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=outlive_signals,
+        # Without its own, a loader draws from the generator that the model draws from.
+        generator=torch.Generator().manual_seed(seed),
+    )

@@ -1,0 +1,241 @@
+"""A run that is interrupted and resumed is, to the last bit, the run that was not."""
+
+import hashlib
+import logging
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+
+import samdetr.saving as saving
+from interruption import (
+    assert_same_run,
+    finish,
+    kill,
+    mini,
+    resumed,
+    rows,
+    start,
+    toy,
+)
+from samdetr.checkpoint import Checkpointer
+from samdetr.engine import train
+from samdetr.engine.resuming import Seed
+from samdetr.stopping import EXIT_CODE
+from toy import ToyModel
+
+KILLS = int(os.environ.get("SAMDETR_KILLS", 3))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The output folder of a toy run without an interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert finish(resumed(toy(folder))) == [0]
+    return folder
+
+
+def test_a_run_killed_at_random_moments_is_the_uninterrupted_one(tmp_path):
+    began = time.monotonic()
+    assert finish(resumed(mini(tmp_path / "whole"))) == [0]
+    duration = time.monotonic() - began
+    moments = random.Random(0)
+    killed = mini(tmp_path / "killed")
+    for _ in range(KILLS):
+        process = resumed(killed)
+        process.join(moments.uniform(0.2, 0.7) * duration)
+        kill(process)
+
+    assert finish(resumed(killed)) == [0]
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def killing(function, number, calls):
+    """The function, before whose call of a number the process is killed."""
+
+    def call(*args, **kwargs):
+        calls.append(function.__name__)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def killed_at_call(cfg, number=0):
+    """Train until something is written, flushed, renamed or deleted for a number of times."""
+    calls = []
+    saving.HashingFile.write = killing(saving.HashingFile.write, number, calls)
+    saving.os.fsync = killing(os.fsync, number, calls)
+    for name in ("replace", "unlink"):
+        setattr(Path, name, killing(getattr(Path, name), number, calls))
+    train(cfg, True)
+    Path(cfg.train.output_dir, "calls").write_text(" ".join(calls))
+
+
+def test_a_run_killed_at_any_step_of_writing_is_the_uninterrupted_one(tmp_path):
+    whole, falling = tmp_path / "whole", "dataloader.evaluator.sign=-1"  # the first is the best
+    whole.mkdir()
+    assert finish(start(killed_at_call, toy(whole, falling))) == [0]
+    calls = (whole / "calls").read_text().split()
+    # Every step but of the many writes of a file, to the end of the second checkpoint.
+    second = calls.index("unlink", calls.index("unlink", 1) + 40) + 12
+    moments = [i for i, call in enumerate(calls[:second]) if call != "write" or i % 25 == 0]
+    assert len(moments) > 25
+    for moment in moments:
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        assert finish(start(killed_at_call, toy(folder, falling), moment + 1)) == [-signal.SIGKILL]
+        assert finish(resumed(toy(folder, falling))) == [0]
+        assert_same_run(folder, whole)
+
+
+def test_a_run_killed_in_an_evaluation_makes_up_for_it(whole, tmp_path):
+    killer = tmp_path / "killer"
+    killer.touch()
+    cfg = toy(tmp_path, f"dataloader.evaluator.killed={killer}")
+    assert finish(resumed(cfg)) == [-signal.SIGKILL]
+    assert {row["iteration"] for row in rows(tmp_path)} == set()
+    assert finish(resumed(cfg)) == [0]
+    assert_same_run(tmp_path, whole)
+
+
+def killed_at_iteration(cfg, iteration):
+    step = Seed.before_step
+
+    def before_step(hook):
+        if hook.trainer.iter == iteration:
+            os.kill(os.getpid(), signal.SIGKILL)
+        step(hook)
+
+    Seed.before_step = before_step
+    train(cfg, True)
+
+
+def broken(file, damage):
+    """Damage a checkpoint as a disk may."""
+    content = file.read_bytes()
+    if damage == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "changed":
+        half = len(content) // 2
+        file.write_bytes(content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
+    else:
+        file.unlink()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "lost"])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken_with_a_warning(whole, tmp_path, damage):
+    assert finish(start(killed_at_iteration, toy(tmp_path), 8)) == [-signal.SIGKILL]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000005.pth"
+    broken(tmp_path / "model_0000005.pth", damage)
+
+    checkpointer, messages = Checkpointer(ToyModel(), str(tmp_path)), []
+    checkpointer.logger = logging.Logger("test")
+    checkpointer.logger.warning = lambda text, *args: messages.append(text % args)
+    assert checkpointer.newest() == str(tmp_path / "model_0000002.pth")
+    assert len(messages) == 1 and "model_0000005.pth is " in messages[0]
+    assert "the checkpoint before it" in messages[0]
+
+    assert finish(resumed(toy(tmp_path))) == [0]
+    assert_same_run(tmp_path, whole)
+
+
+def test_if_no_checkpoint_is_whole_the_run_does_not_begin_anew(tmp_path):
+    assert finish(start(killed_at_iteration, toy(tmp_path), 4)) == [-signal.SIGKILL]
+    broken(tmp_path / "model_0000002.pth", "cut")
+    with pytest.raises(OSError, match="no checkpoint that is whole: .*2.pth is damaged"):
+        Checkpointer(ToyModel(), str(tmp_path)).newest()
+    assert Checkpointer(ToyModel(), str(tmp_path / "empty")).newest() == ""
+
+
+def test_a_checkpoint_is_detectron2s_and_needs_no_checksum(whole, tmp_path):
+    assert finish(start(killed_at_iteration, toy(tmp_path), 8)) == [-signal.SIGKILL]
+    for file in tmp_path.glob("*.sha256"):
+        digest, name = file.read_text().split()
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+        file.unlink()
+    model = ToyModel()
+    others = DetectionCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+    assert others["iteration"] == 5
+    saved = torch.load(tmp_path / "model_0000005.pth")["model"]
+    torch.testing.assert_close(dict(model.state_dict()), dict(saved), rtol=0, atol=0)
+
+    assert finish(resumed(toy(tmp_path))) == [0]
+    assert_same_run(tmp_path, whole)
+
+
+def test_the_last_checkpoints_are_kept_with_their_checksums(tmp_path):
+    cfg = toy(tmp_path, "train.checkpointer.period=1", "train.checkpointer.max_to_keep=2")
+    assert finish(start(killed_at_iteration, cfg, 7)) == [-signal.SIGKILL]
+    assert finish(resumed(cfg)) == [0]
+    names = sorted(path.name for path in tmp_path.glob("model_0*"))
+    kept = ["model_0000010.pth", "model_0000011.pth"]
+    assert names == sorted([*kept, *(f"{name}.sha256" for name in kept)])
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+    checkpointer = Checkpointer(ToyModel(), str(tmp_path))
+    checkpointer.save("model_0000001", iteration=1)
+    with pytest.raises(OSError, match="disk full"):
+        checkpointer.save("model_0000001", full=Unwritable())
+    assert checkpointer.newest() == str(tmp_path / "model_0000001.pth")
+    assert torch.load(tmp_path / "model_0000001.pth")["iteration"] == 1
+    assert not list(tmp_path.glob("*.partial"))
+
+
+class Unwritable:
+    def __reduce__(self):
+        raise OSError("disk full")
+
+
+def stopped_at_iteration(cfg, iteration, number):
+    """Train; the process signals itself in the middle of an iteration."""
+    step = Seed.before_step
+
+    def before_step(hook):
+        if hook.trainer.iter == iteration and comm.is_main_process():
+            os.kill(os.getpid(), number)
+        step(hook)
+
+    Seed.before_step = before_step
+    train(cfg, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("iteration", [0, 5, 9, 11])
+def test_a_signal_saves_at_the_end_of_the_iteration_and_stops(whole, tmp_path, number, iteration):
+    cfg = toy(tmp_path)
+    assert finish(start(stopped_at_iteration, cfg, iteration, number)) == [EXIT_CODE]
+    last = (tmp_path / "last_checkpoint").read_text()
+    assert last == (f"model_{iteration:07}.pth" if iteration < 11 else "model_final.pth")
+    assert finish(resumed(cfg)) == [0]
+    assert_same_run(tmp_path, whole)
+
+
+def test_workers_outlive_a_signal_to_all_processes(whole, tmp_path):
+    cfg = toy(tmp_path, "dataloader.train.num_workers=2")
+    process = start(signalled_with_its_workers, cfg)
+    assert finish(process) == [EXIT_CODE]
+    assert finish(resumed(cfg)) == [0]
+    assert_same_run(tmp_path, whole)
+
+
+def signalled_with_its_workers(cfg):
+    step = Seed.before_step
+
+    def before_step(hook):
+        if hook.trainer.iter == 4:
+            os.killpg(0, signal.SIGTERM)
+            time.sleep(0.3)  # for the workers to die in, if they do
+        step(hook)
+
+    Seed.before_step = before_step
+    train(cfg, True)
