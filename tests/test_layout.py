@@ -10,9 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("projects", "configs", "tools", "tests")
-SOURCES = sorted([ROOT / "train_net.py", *(x for y in FOLDERS for x in (ROOT / y).rglob("*.py"))])
+SOURCES = sorted([*ROOT.glob("*.py"), *(x for y in FOLDERS for x in (ROOT / y).rglob("*.py"))])
 VARIANTS = sorted(
-    x for y in ("ablations", "coco", "mini", "voc") for x in (ROOT / "configs" / y).rglob("*.py")
+    x
+    for y in ("ablations", "coco", "lvis", "mini", "voc")
+    for x in (ROOT / "configs" / y).rglob("*.py")
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
