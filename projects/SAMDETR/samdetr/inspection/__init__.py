@@ -1,0 +1,51 @@
+"""Seeing inside the decoder: what every layer, query and head looks at (figures 3 and 5)."""
+
+from .drawing import draw_heads, draw_layers, save_figure
+from .page import write_page
+from .recording import (
+    LayerRecord,
+    Observation,
+    attention_weights,
+    check_attention,
+    gaussian_sharpness,
+    observe,
+    recording,
+)
+from .run import (
+    Contestant,
+    check_queries,
+    draw_images,
+    held_out,
+    image_records,
+    inspect,
+    load_contestants,
+)
+from .views import ImageView, LayerView, MapView, QueryView, best_queries, same_object, view_query
+
+__all__ = [
+    "Contestant",
+    "ImageView",
+    "LayerRecord",
+    "LayerView",
+    "MapView",
+    "Observation",
+    "QueryView",
+    "attention_weights",
+    "best_queries",
+    "check_attention",
+    "check_queries",
+    "draw_heads",
+    "draw_images",
+    "draw_layers",
+    "gaussian_sharpness",
+    "held_out",
+    "image_records",
+    "inspect",
+    "load_contestants",
+    "observe",
+    "recording",
+    "same_object",
+    "save_figure",
+    "view_query",
+    "write_page",
+]

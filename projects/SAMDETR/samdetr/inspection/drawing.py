@@ -1,0 +1,163 @@
+"""Grids of pictures as in figures 3 and 5: boxes, keypoints and attention over the image.
+
+Drawing is matplotlib's. Units: boxes and points are fractions of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .views import ImageView, LayerView, MapView, QueryView
+
+try:
+    from matplotlib import colormaps
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Ellipse, Rectangle
+    from matplotlib.patheffects import withStroke
+except ModuleNotFoundError as error:
+    raise ImportError(f"drawing needs {error.name}: run `pip install samdetr[draw]`") from error
+
+COLOUR_MAP = "plasma"
+OPACITY = 0.8  # of the highest weight of a map; it falls off as the root of the weight
+REFERENCE, PREDICTED, KEYPOINT, GAUSSIAN = "red", "white", "cyan", "white"
+PANEL, TITLE, LETTER = 1.3, 0.25, 0.063  # inches: longer side of a picture, a line, a letter
+DPI = 100
+RIM = withStroke(linewidth=1.6, foreground="black")  # for bright pictures
+MAX_REACH = 10.0  # image sizes; a Gaussian may be flat
+
+
+def half_reach(sharpness: np.ndarray) -> np.ndarray:
+    """Distances along x and y at which a Gaussian has half its height, at most MAX_REACH."""
+    with np.errstate(divide="ignore"):
+        return np.minimum(np.sqrt(np.log(2) / sharpness), MAX_REACH)
+
+
+def draw_layers(view: ImageView) -> Figure:
+    """Figure 3: a row for every query and model, keypoints and attention of each decoder layer."""
+    rows = [query for views in view.objects for query in views]
+    names = [[x.model, f"query {x.query}", _class(x, x.layers[-1])] for x in rows]
+    depth = max(len(query.layers) for query in rows)
+    titles = [y for index in range(depth) for y in (f"layer {index + 1}", "attention")]
+    figure, axes = _grid(view.picture, names, titles)
+    for line, query in zip(axes, rows):
+        for axis, beside, layer in zip(line[::2], line[1::2], query.layers):
+            _draw_keypoints(axis, view.picture, layer)
+            _draw_map(beside, view.picture, layer.maps[0], layer)
+    return figure
+
+
+def draw_heads(picture: np.ndarray, views: Sequence[QueryView]) -> Figure:
+    """Figure 5: a row for every model and decoder layer, a column for each head.
+
+    Args:
+        picture: (height, width, 3) uint8 RGB.
+        views: of one object, by every model.
+    """
+    names, layers = [], []
+    for query in views:
+        for index, layer in enumerate(query.layers):
+            height, width = layer.maps[0].weights.shape
+            name = [f"{query.model}, layer {index + 1}", f"query {query.query}"]
+            cells = f"level {layer.level}, {width} x {height} cells"
+            names.append([*name, _class(query, layer), cells])
+            layers.append(layer)
+    titles = max(([x.name for x in layer.maps] for layer in layers), key=len)
+    figure, axes = _grid(picture, names, ["keypoints", *titles])
+    for line, layer in zip(axes, layers):
+        _draw_keypoints(line[0], picture, layer)
+        for axis, shown in zip(line[1:], layer.maps):
+            _draw_map(axis, picture, shown, layer)
+            _draw_points(axis, picture, shown)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
+    """Write a PNG with a palette, a quarter of the size of one without."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+
+
+def _grid(
+    picture: np.ndarray, names: Sequence[Sequence[str]], titles: Sequence[str]
+) -> tuple[Figure, np.ndarray]:
+    """Panels of the shape of a picture, with the lines of a name for each row and titles above."""
+    height, width = np.array(picture.shape[:2]) / max(picture.shape[:2]) * PANEL
+    left = LETTER * (2 + max(len(line) for lines in names for line in lines))
+    size = left + width * len(titles), TITLE + height * len(names)
+    figure = Figure(figsize=size)
+    axes = figure.subplots(len(names), len(titles), squeeze=False)
+    figure.subplots_adjust(
+        left=left / size[0], right=1, bottom=0, top=1 - TITLE / size[1], wspace=0.03, hspace=0.03
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    place = dict(ha="right", va="center", fontsize=7, parse_math=False)
+    for axis, lines in zip(axes[:, 0], names):
+        axis.text(-0.05, 0.5, "\n".join(lines), transform=axis.transAxes, **place)
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=8)
+    return figure, axes
+
+
+def _class(query: QueryView, layer: LayerView) -> str:
+    return f"class {query.label}, score {layer.score:.2f}"
+
+
+def _draw_keypoints(axis: Axes, picture: np.ndarray, layer: LayerView) -> None:
+    """The picture in its colours, the boxes and all keypoints."""
+    _show(axis, picture)
+    _outline(axis, layer.reference, picture, REFERENCE, "-")
+    _outline(axis, layer.predicted, picture, PREDICTED, "--")
+    _draw_points(axis, picture, layer.maps[0])
+
+
+def _draw_map(axis: Axes, picture: np.ndarray, shown: MapView, layer: LayerView) -> None:
+    """Attention over the picture in grey, its highest weight as a number, the reference box."""
+    _show(axis, np.asarray(Image.fromarray(picture).convert("L").convert("RGB")))
+    share = shown.weights / shown.weights.max()
+    colours = colormaps[COLOUR_MAP](share)
+    colours[..., 3] = OPACITY * np.sqrt(share)
+    axis.imshow(colours, extent=(0, picture.shape[1], picture.shape[0], 0), interpolation="nearest")
+    _outline(axis, layer.reference, picture, REFERENCE, "-")
+    peak = f"{shown.weights.max():.2f}"
+    number = axis.text(0.03, 0.03, peak, transform=axis.transAxes, fontsize=6, color="white")
+    number.set_path_effects([RIM])
+
+
+def _show(axis: Axes, picture: np.ndarray) -> None:
+    height, width = picture.shape[:2]
+    axis.imshow(picture, extent=(0, width, height, 0))
+    axis.set_autoscale_on(False)
+
+
+def _draw_points(axis: Axes, picture: np.ndarray, shown: MapView) -> None:
+    """Keypoints, and the Gaussians around them."""
+    size = np.array(picture.shape[1::-1])
+    for point in shown.points * size:
+        axis.plot(*point, "o", color=KEYPOINT, markersize=3.5, markeredgecolor="black", mew=0.5)
+    if shown.sharpness is not None:
+        for point, reach in zip(shown.points * size, half_reach(shown.sharpness) * size):
+            ring = Ellipse(point, *2 * reach, fill=False, color=GAUSSIAN)
+            ring.set(linewidth=0.8, path_effects=[RIM])
+            axis.add_patch(ring)
+
+
+def _outline(
+    axis: Axes, box: np.ndarray | None, picture: np.ndarray, colour: str, style: str
+) -> None:
+    if box is None:
+        return
+    size = np.array(picture.shape[1::-1])
+    start, end = box[:2] * size, box[2:] * size
+    outline = Rectangle(start, *(end - start), fill=False, color=colour, linestyle=style)
+    outline.set(linewidth=0.9, path_effects=[RIM])
+    axis.add_patch(outline)

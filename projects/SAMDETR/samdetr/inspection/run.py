@@ -1,0 +1,196 @@
+"""From configs, checkpoints and image files to pictures and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from detectron2.config import instantiate
+from detectron2.data import DatasetMapper, MetadataCatalog
+from omegaconf import DictConfig
+
+from .. import model_zoo
+from ..checkpoint import CheckpointError
+from ..inputs import InputError, PathLike, image_files
+from ..model_zoo.zoo import build
+from ..modeling import SAMDETR
+from ..visualize import to_picture
+from .drawing import DPI, draw_heads, draw_layers, save_figure
+from .page import write_page
+from .recording import check_attention, observe
+from .views import ImageView, best_queries, last_box, same_object, view_query
+
+PAGE = "index.html"
+
+
+class Contestant(NamedTuple):
+    """A trained model, and how it wants its images."""
+
+    name: str
+    cfg: DictConfig
+    model: SAMDETR
+    mapper: DatasetMapper
+    classes: Sequence[str] | None  # names
+
+
+def load_contestants(
+    pairs: Sequence[tuple[str, str]], device: str | None = None
+) -> list[Contestant]:
+    """Trained models in evaluation mode.
+
+    Args:
+        pairs: of a config, by its file or its name in the zoo, and a checkpoint.
+        device: such as "cpu"; None for that of the configs.
+
+    Raises:
+        ConfigError: if there is no such config or device.
+        CheckpointError: if a checkpoint is not there or does not fit.
+        InputError: if the attention of a model cannot be shown.
+    """
+    configs = [model_zoo.load_any(config) for config, _ in pairs]
+    stems = [Path(config).stem for config, _ in pairs]
+    contestants = []
+    for (_, checkpoint), cfg, stem in zip(pairs, configs, stems):
+        if not checkpoint:
+            raise CheckpointError("a checkpoint is named '', expected a file or a URL")
+        model = build(cfg, checkpoint, device).eval()
+        check_attention(model)
+        name = stem if stems.count(stem) == 1 else f"{stem} {Path(checkpoint).stem}"
+        mapper = instantiate(cfg.dataloader.test.mapper)
+        contestants.append(Contestant(name, cfg, cast(SAMDETR, model), mapper, _classes(cfg)))
+    return contestants
+
+
+def _classes(cfg: DictConfig) -> Sequence[str] | None:
+    names = cfg.dataloader.test.dataset.names
+    return MetadataCatalog.get(names if isinstance(names, str) else names[0]).get("thing_classes")
+
+
+def image_records(inputs: Sequence[PathLike]) -> list[dict[str, Any]]:
+    """Entries as of a data set for image files, folders and patterns.
+
+    Raises:
+        InputError: if an input is not there or has no image, or if two images have names that
+            differ in folder or suffix alone: their pictures would have the same.
+    """
+    files = image_files(inputs)
+    by_stem: dict[str, Path] = {}
+    for file in files:
+        other = by_stem.setdefault(file.stem, file)
+        if other is not file:
+            raise InputError(f"pictures of {other} and {file} would have the same name")
+    return [{"file_name": str(file)} for file in files]
+
+
+def inspect(
+    contestants: Sequence[Contestant],
+    record: dict[str, Any],
+    queries: Sequence[int] = (),
+    count: int = 3,
+) -> ImageView:
+    """Look at some queries of the first model in an image, and at the same objects in the others.
+
+    Args:
+        contestants: the models.
+        record: an entry of a data set; `file_name` will do.
+        queries: indices; none for those of the best detections.
+        count: how many are the best.
+
+    Raises:
+        OSError: if the image is missing or broken.
+        InputError: if a model predicts NaN or infinity.
+    """
+    entries = [x.mapper(record) for x in contestants]
+    seen = [observe(x.model, [entry]) for x, entry in zip(contestants, entries)]
+    for contestant, observation in zip(contestants, seen):
+        if not all(x.isfinite().all() for x in observation.predictions):
+            raise InputError(
+                f"{contestant.name} predicts NaN or infinity: its training has diverged"
+            )
+    first = contestants[0].model
+    objects = []
+    for query in queries or best_queries(first, seen[0], count):
+        box = last_box(seen[0], query)
+        chosen = [query]
+        chosen += [same_object(x.model, y, box) for x, y in zip(contestants[1:], seen[1:])]
+        objects.append(
+            [
+                view_query(x.name, x.model, y, index, x.classes)
+                for x, y, index in zip(contestants, seen, chosen)
+            ]
+        )
+    picture = to_picture(entries[0]["image"], first.input_format)
+    return ImageView(Path(record["file_name"]).name, picture, objects)
+
+
+def held_out(contestant: Contestant, count: int) -> list[dict[str, Any]]:
+    """The first entries of the test set of a model's config.
+
+    Raises:
+        InputError: if the data set is not there or cannot be read.
+    """
+    try:
+        return instantiate(contestant.cfg.dataloader.test.dataset)[:count]
+    except (KeyError, OSError, ValueError) as error:
+        raise InputError(f"name images to draw: {error.args[-1]}") from error
+
+
+def check_queries(contestant: Contestant, queries: Sequence[int]) -> None:
+    """Raise InputError unless a model has all queries of these indices."""
+    last = contestant.model.num_queries - 1
+    for query in queries:
+        if not 0 <= query <= last:
+            raise InputError(f"query {query}: {contestant.name} has queries 0 to {last}")
+
+
+def draw_images(
+    contestants: Sequence[Contestant],
+    records: Sequence[dict[str, Any]],
+    folder: Path,
+    queries: Sequence[int] = (),
+    count: int = 3,
+    html: bool = False,
+    dpi: int = DPI,
+) -> tuple[list[Path], list[str]]:
+    """Write the pictures of some images, and one page for all of them.
+
+    Args:
+        contestants, queries, count: as in `inspect`.
+        records: entries of a data set, whose files have different names.
+        folder: to write to.
+        html: write the page.
+        dpi: of the pictures.
+
+    Returns:
+        The files written, and what is wrong with images that could not be read.
+
+    Raises:
+        InputError: as in `inspect`.
+        OSError: if the folder is not there or cannot be written to.
+    """
+    written: list[Path] = []
+    views, failures = [], []
+    for record in records:
+        try:
+            view = inspect(contestants, record, queries, count)
+        except OSError as error:
+            failures.append(str(error))
+            continue
+        written += _draw(view, folder, dpi)
+        views.append(view)
+    if html and views:
+        written.append(folder / PAGE)
+        write_page(folder / PAGE, views)
+    return written, failures
+
+
+def _draw(view: ImageView, folder: Path, dpi: int) -> Iterator[Path]:
+    """Save figures 3 and 5 of an image; gives the files."""
+    figures = {"layers": draw_layers(view)}
+    for views in view.objects:
+        figures[f"query{views[0].query}"] = draw_heads(view.picture, views)
+    for name, figure in figures.items():
+        file = folder / f"{Path(view.name).stem}_{name}.png"
+        save_figure(figure, file, dpi)
+        yield file

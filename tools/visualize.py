@@ -1,0 +1,99 @@
+#!/usr/bin/env python
+"""Draw what the decoder of one or several models looks at, layer by layer and head by head.
+
+For every image OUTPUT/NAME_layers.png has the reference box, the keypoints and the attention in
+each decoder layer (figure 3 of the paper) and OUTPUT/NAME_queryN.png the attention of every head
+(figure 5) and, w/ SMCA, the Gaussian that holds it around its keypoint. Queries are those of the
+first model; the other models show the query that stands for the same object.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from samdetr import inspection, model_zoo
+from samdetr.checkpoint import CheckpointError
+from samdetr.demo.outputs import make_writable
+from samdetr.engine import ConfigError
+from samdetr.inputs import InputError
+
+SHIPPED = "mini/sam_detr_smca"
+EPILOG = """
+examples:
+  tools/visualize.py --html
+  tools/visualize.py photo.jpg --queries 3 17 --output output/photo \\
+      --model coco/sam_detr_r50_smca_12ep sam_detr.pth --model coco/detr_r50_12ep detr.pth
+"""
+
+
+def positive(text: str) -> int:
+    """Text to a number that is at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer, 1 or more")
+    return int(text)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "images",
+        nargs="*",
+        help="files, folders and patterns (default: the first of the test set of the first config)",
+    )
+    add(
+        "--model",
+        nargs=2,
+        action="append",
+        metavar=("CONFIG", "CHECKPOINT"),
+        help="a config's file or name in the zoo, and the file or URL of its weights; may be given "
+        f"several times (default: {SHIPPED} and the weights that come with it)",
+    )
+    add("--queries", nargs="+", type=int, default=[], metavar="N", help="indices, from 0")
+    add("--top", type=positive, default=3, help="without --queries, so many best (default: 3)")
+    add("--count", type=positive, default=2, help="without images, so many (default: 2)")
+    add("--output", type=Path, default=Path("output/inside"), help="default: output/inside")
+    add("--html", action="store_true", help="OUTPUT/index.html too, a page with a slider of layers")
+    add("--dpi", type=positive, default=100, help="of the pictures (default: 100)")
+    add("--device", help="such as cpu (default: a GPU if there is one)")
+    return parser
+
+
+def visualize(options: argparse.Namespace) -> list[str]:
+    """Draw what the options ask for; what is wrong with images that could not be read."""
+    records = inspection.image_records(options.images)
+    make_writable(options.output)
+    pairs = options.model or [(SHIPPED, model_zoo.get_checkpoint(SHIPPED))]
+    models = inspection.load_contestants(pairs, options.device)
+    inspection.check_queries(models[0], options.queries)
+    records = records or inspection.held_out(models[0], options.count)
+    written, failures = inspection.draw_images(
+        models,
+        records,
+        options.output,
+        options.queries,
+        options.top,
+        options.html,
+        options.dpi,
+    )
+    for file in written:
+        print(file)
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argument_parser()
+    options = parser.parse_args(arguments)
+    try:
+        failures = visualize(options)
+    except (CheckpointError, ConfigError, InputError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    if failures:
+        parser.exit(2, "".join(f"{parser.prog}: {x}\n" for x in failures))
+
+
+if __name__ == "__main__":
+    main()
