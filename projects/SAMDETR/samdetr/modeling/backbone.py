@@ -108,16 +108,19 @@ class FoldedConv2d(Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
-        norm = self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        bias = norm.bias - norm.running_mean * scale
-        if self.bias is not None:
-            bias = bias + self.bias * scale
+        scale, bias = self.scale_and_bias()
         if torch.is_grad_enabled() and self.weight.requires_grad:
             x = FoldedConvolution.apply(x, self.weight, scale, bias, self)
         else:
             x = self._conv_forward(x, scaled(self.weight, scale), bias)
         return x if self.activation is None else self.activation(x)
+
+    def scale_and_bias(self) -> tuple[Tensor, Tensor]:
+        """(C') factor of the weight and (C') bias, for convolution and norm in one."""
+        norm = self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        return scale, bias if self.bias is None else bias + self.bias * scale
 
 
 def fold_frozen_norms(backbone: Backbone) -> Backbone:

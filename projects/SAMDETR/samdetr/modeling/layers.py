@@ -46,6 +46,10 @@ def numbers(values: Sequence[Any], like: Tensor) -> Tensor:
 
     As `like.new_tensor(values)`, but torch does not wait until the device has done all before.
     """
+    if torch.jit.is_tracing():  # sizes are tensors then, of which `tensor` would make constants
+        return torch.stack(
+            [numbers(x, like) if isinstance(x, Sequence) else torch.as_tensor(x) for x in values]
+        ).to(like)
     return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 

@@ -168,7 +168,7 @@ class SAMDETR(nn.Module):
             The predictions, and the targets of the denoising queries as in `Queries.known`.
         """
         pyramid = self.encoder(self.neck(self.backbone(images), padding))
-        queries = self.denoising(self.queries(len(images)), targets)
+        queries = self.denoising(self.queries(images.shape[0]), targets)
         return self.decoder(queries, pyramid), queries.known
 
     def batch(self, batched_inputs: list[dict[str, Any]]) -> tuple[ImageList, Tensor]:

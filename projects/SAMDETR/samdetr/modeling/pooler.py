@@ -70,13 +70,16 @@ class SeparablePooler(nn.Module):
     def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
         """As `RoIAlignPooler.forward`."""
         with full_precision(boxes.device):  # in float32, as the operator
-            weight_y, weight_x = bin_weights(boxes, level, self.size)
-            height, width = level.size
-            features = level.tokens.float().unflatten(1, (height, -1)).flatten(2)  # (B, H, W * C)
-            rows = weight_y.flatten(1, 2) @ features  # (B, N * R, W * C)
-            rows = rows.view(*weight_y.shape[:3], width, -1)  # (B, N, R, W, C)
+            weight_y, weight_x = self.weights(boxes, level)
+            features = level.tokens.float().unflatten(1, level.size)  # (B, H, W, C)
+            rows = weight_y.flatten(1, 2) @ features.flatten(2)  # (B, N * R, W * C)
+            rows = rows.view(*weight_y.shape[:3], *features.shape[2:])  # (B, N, R, W, C)
             bins = weight_x[:, :, None] @ rows  # (B, N, R, R, C)
             return DenseRegions(bins.permute(0, 1, 4, 2, 3))
+
+    def weights(self, boxes: Tensor, level: FeatureLevel) -> tuple[Tensor, Tensor]:
+        """As `bin_weights`."""
+        return bin_weights(boxes, level, self.size)
 
 
 class GatherPooler(nn.Module):
@@ -126,25 +129,31 @@ class FastestPooler(nn.Module):
         return self.operator
 
 
-def bin_weights(boxes: Tensor, level: FeatureLevel, size: int) -> tuple[Tensor, Tensor]:
+def bin_weights(
+    boxes: Tensor, level: FeatureLevel, size: int, spare: int = 0
+) -> tuple[Tensor, Tensor]:
     """(B, N, R, H) weights of rows and (B, N, R, W) weights of columns in the bins of boxes.
 
-    Their product is the weight of a cell. Args: `size` is R.
+    Their product is the weight of a cell. Args: `size` is R; `spare` as in `axis_weights`.
     """
     rois = boxes_in_cells(boxes, level).float()
     height, width = level.size
     return (
-        axis_weights(rois[..., 1], rois[..., 3], height, size),
-        axis_weights(rois[..., 0], rois[..., 2], width, size),
+        axis_weights(rois[..., 1], rois[..., 3], height, size, spare),
+        axis_weights(rois[..., 0], rois[..., 2], width, size, spare),
     )
 
 
-def axis_weights(start: Tensor, end: Tensor, cells: int, size: int) -> Tensor:
-    """Weights of the cells of one axis in each bin of intervals [start, end], (…, R, cells)."""
+def axis_weights(start: Tensor, end: Tensor, cells: int, size: int, spare: int = 0) -> Tensor:
+    """Weights of the cells of one axis in each bin of intervals [start, end], (…, R, cells).
+
+    Room is made for as many samples as the largest bin has, and for some to spare.
+    """
     bin_size = (end - start)[..., None, None] / size  # (…, 1, 1)
     samples = bin_size.ceil()  # of a bin, as the operator's adaptive sampling has it
     # No box is larger than the image but for rounding: a bound that asks nothing of the device.
-    index = torch.arange(cells // size + 1, device=start.device)
+    most = cells // size + 1 + spare
+    index = torch.arange(most, device=start.device)
     bins = torch.arange(size, device=start.device)[:, None]
     offset = bins + (index + 0.5) / samples.clamp(min=1)  # (…, R, samples) in bins
     position = start[..., None, None] - 0.5 + offset * bin_size
@@ -153,9 +162,9 @@ def axis_weights(start: Tensor, end: Tensor, cells: int, size: int) -> Tensor:
     first = position[..., :1].floor()  # (…, R, 1)
     # Samples are a cell apart at most: one cell more than samples holds all of them. Bilinear
     # weights of these cells in every sample: (…, R, cells of the bin, samples).
-    near = torch.arange(len(index) + 1, device=start.device)[:, None]
+    near = torch.arange(most + 1, device=start.device)[:, None]
     hat = (1 - ((position - first)[..., None, :] - near).abs()).clamp(min=0)
     weights = (hat * (inside / samples.clamp(min=1))[..., None, :]).sum(-1)
     grid = torch.arange(cells, device=start.device) - first.long()  # (…, R, cells)
-    weights = weights.gather(-1, grid.clamp(0, len(index)))
-    return weights.masked_fill((grid < 0) | (grid > len(index)), 0)
+    weights = weights.gather(-1, grid.clamp(0, most))
+    return weights.masked_fill((grid < 0) | (grid > most), 0)

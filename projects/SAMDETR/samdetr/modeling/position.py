@@ -100,4 +100,4 @@ class LearnedQueryPosition(nn.Module):
 
     def forward(self, boxes: Tensor) -> Tensor:
         """(B, N, 4) boxes, of which only B counts, to (B, N, dim) query positions."""
-        return self.embedding.weight.expand(len(boxes), -1, -1)
+        return self.embedding.weight.expand(boxes.shape[0], -1, -1)

@@ -34,13 +34,25 @@ def detections(
     Returns:
         Per image: `pred_boxes` in pixels, `scores` in descending order, `pred_classes`.
     """
-    scores = scores_of(predictions.logits[-1])
-    num_classes = scores.shape[-1]
-    scores, index = scores.flatten(1).topk(min(count, scores[0].numel()), dim=1)
+    found = best(scores_of(predictions.logits[-1]), corners(predictions.boxes[-1]), count)
+    return [_instances(*x) for x in zip(sizes, *found)]
+
+
+def best(scores: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs of query and class with the highest scores.
+
+    Args:
+        scores: (B, N, K).
+        boxes: (B, N, 4).
+        count: D, of each image, fewer where N * K is less.
+
+    Returns:
+        (B, D, 4) boxes, (B, D) scores in descending order, (B, D) classes.
+    """
+    num_queries, num_classes = scores.shape[1:]
+    scores, index = scores.flatten(1).topk(min(count, num_queries * num_classes), dim=1)
     query, classes = index // num_classes, index % num_classes
-    boxes = corners(predictions.boxes[-1])
-    boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
-    return [_instances(*x) for x in zip(sizes, boxes, scores, classes)]
+    return boxes.gather(1, query[..., None].expand(-1, -1, 4)), scores, classes
 
 
 def _instances(size: tuple[int, int], boxes: Tensor, scores: Tensor, classes: Tensor) -> Instances:

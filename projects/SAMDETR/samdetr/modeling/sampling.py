@@ -79,7 +79,7 @@ def sample_grid(
     ):
         samples = F.grid_sample(features.unflatten(-1, size), grid, align_corners=False)
         sums.append((samples * weight).sum(-1))  # (B * M, D, N)
-    out = sum(sums[1:], sums[0]).unflatten(0, (len(value), -1))
+    out = sum(sums[1:], sums[0]).unflatten(0, (value.shape[0], -1))
     return out.flatten(1, 2).transpose(1, 2).to(value.dtype)
 
 
