@@ -1,0 +1,9 @@
+"""What can go wrong in an export, each in one sentence."""
+
+
+class ExportError(ValueError):
+    """A model or a request that cannot be exported."""
+
+
+class DisagreementError(ExportError):
+    """An exported file that does not find what the model finds."""

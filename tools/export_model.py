@@ -1,0 +1,108 @@
+#!/usr/bin/env python
+"""Write a detector as ONNX, torch.export or TorchScript, and compare each file with the model.
+
+Boxes are corners (x0, y0, x1, y1) as fractions of the image. A file is written only if at every
+size scores are within 0.001 and boxes within 0.1 pixels of the model's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from samdetr.checkpoint import CheckpointError
+from samdetr.engine import ConfigError
+from samdetr.export import (
+    FORMATS,
+    INPUTS,
+    MIN_SIZE,
+    OUTPUTS,
+    DisagreementError,
+    ExportError,
+    Settings,
+    export_config,
+)
+
+EPILOG = """
+examples:
+  tools/export_model.py --config-file configs/mini/sam_detr_smca.py \\
+      --weights projects/SAMDETR/samdetr/weights/mini_sam_detr_smca.pth --output mini.onnx
+  tools/export_model.py --config-file configs/coco/sam_detr_pp_r50_smca_12ep.py \\
+      --weights model_final.pth --output detector.pt2 detector.onnx --batch 1 --top-k outside
+"""
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH to numbers."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= MIN_SIZE):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be HEIGHTxWIDTH, such as 800x1066, at least {MIN_SIZE} pixels each"
+        )
+    return int(height), int(width)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="of the model")
+    add("--weights", default="", metavar="FILE", help="checkpoint (default: random weights)")
+    add(
+        "--output",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help=f"files to write, ending in {', '.join(FORMATS)}",
+    )
+    add(
+        "--preprocessing",
+        choices=list(INPUTS),
+        default="inside",
+        help="normalisation and padding are done inside of the graph, which then takes pixels and "
+        "the sizes of images, or outside (default: inside)",
+    )
+    add(
+        "--top-k",
+        choices=list(OUTPUTS),
+        default="inside",
+        help="the best detections are picked inside of the graph, or outside of it, which then "
+        "gives the scores of all queries and classes (default: inside)",
+    )
+    add("--batch", choices=["any", "1"], default="any", help="images at a time (default: any)")
+    add(
+        "--size",
+        nargs="+",
+        type=image_size,
+        default=[],
+        metavar="HEIGHTxWIDTH",
+        help="sizes to compare at (default: three that the config's test images have)",
+    )
+    add("overrides", nargs="*", help="key=value, anywhere")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # Several options take lists, which would swallow the overrides behind them.
+    overrides = [x for x in arguments if "=" in x and not x.startswith("-")]
+    parser = argument_parser()
+    options = parser.parse_args([x for x in arguments if x not in overrides])
+    settings = Settings(options.preprocessing, options.top_k, options.batch == "any", options.size)
+    try:
+        export_config(
+            options.config_file,
+            [*options.overrides, *overrides],
+            options.weights,
+            options.output,
+            settings,
+        )
+    except DisagreementError as error:
+        sys.exit(f"{parser.prog}: {error}")
+    except (ConfigError, CheckpointError, ExportError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
