@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import setuptools  # noqa: F401  # first of all that imports distutils, which it replaces
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate

@@ -8,16 +8,20 @@ import pytest
 
 from samdetr.engine.memory import keep_freed_memory
 
-# Page faults of making the same 80 MB tensor again, of about 20,000 pages of 4 kB.
+# Page faults of making the same 80 MB tensor again, of about 20,000 pages of 4 kB; the least of a few
+# times, for the system may have taken pages back meanwhile.
 PROGRAM = """
 import resource, sys, torch
 from samdetr.engine.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 torch.ones(20_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(20_000_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(20_000_000)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
 """
 
 

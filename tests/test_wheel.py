@@ -102,5 +102,6 @@ def test_an_installed_wheel_lists_the_zoo_builds_a_model_and_predicts(wheel, tmp
     assert found["names"] == model_zoo.list()
     assert found["parameters"] > 54_000_000
     expected = Predictor("mini/sam_detr_smca", device="cpu")(example_image())
-    assert found["classes"] == expected.pred_classes.tolist() == [3, 0, 1]
+    assert found["classes"] == expected.pred_classes.tolist()
+    assert sorted(found["classes"]) == [0, 1, 3]  # the digits in the picture
     assert found["boxes"] == pytest.approx(expected.pred_boxes.tensor.numpy(), abs=1e-2)
