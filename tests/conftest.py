@@ -2,10 +2,13 @@
 
 Unless told otherwise a batch has two images of different sizes, the second of them padded, and in
 ground truth the second has no objects.
+
+`HYPOTHESIS_PROFILE=nightly` tries 1,000 examples of every property, new ones each time.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
 from detectron2.structures import Boxes, Instances
+from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -24,6 +28,13 @@ from samdetr.structures import AlignedQueries, FeatureLevel, Predictions, Querie
 MODELS = Path(__file__).parents[1] / "configs" / "common" / "models"
 VARIANTS = ("sam_detr", "sam_detr_smca", "detr")
 NUM_CLASSES = 5
+
+# Machines are slow at times, and the seed is set anew for each test, not for each example.
+LENIENT = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+COMMON = settings(deadline=None, database=None, suppress_health_check=LENIENT)
+settings.register_profile("default", COMMON, max_examples=50, derandomize=True)
+settings.register_profile("nightly", COMMON, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import pytest
 
 from samdetr.engine.memory import keep_freed_memory
 
-# Page faults of making the same 80 MB tensor again, of about 20,000 pages of 4 kB; the least of a few
-# times, for the system may have taken pages back meanwhile.
+# Page faults of making the same 80 MB tensor again, of about 20,000 pages of 4 kB; the least of a
+# few times, for the system may have taken pages back meanwhile.
 PROGRAM = """
 import resource, sys, torch
 from samdetr.engine.memory import keep_freed_memory
