@@ -1,5 +1,7 @@
 # make demo   makes the environment and runs the main job: train, evaluate, pictures
 # make test   makes the environment if it is not there and runs the tests; ARGS= are pytest's
+# make test-fast   without the slow ones: under 3 minutes
+# make coverage    all tests, and which lines and branches of the package they never reach
 # make lint   checks form and types
 # make env    makes the environment alone; tools/setup_env.sh tells what PYTHON=, TORCH= and
 #             DETECTRON2= choose
@@ -14,7 +16,7 @@ python := $(VENV)/bin/python
 ready := $(VENV)/ready
 chosen := $(strip $(PYTHON) $(TORCH) $(DETECTRON2))
 
-.PHONY: demo test lint env clean FORCE
+.PHONY: demo test test-fast coverage lint env clean FORCE
 
 demo: env
 	$(python) train_net.py --config-file configs/mini/sam_detr_smca.py train.output_dir=$(OUTPUT)
@@ -22,6 +24,12 @@ demo: env
 
 test: env
 	$(python) -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-fast: env
+	$(python) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+coverage: env
+	$(python) -m pytest -n 2 --dist loadfile --cov --cov-fail-under=95 $(ARGS)
 
 lint: env
 	$(python) -m ruff check .
@@ -42,5 +50,5 @@ endif
 endif
 
 clean:
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache projects/SAMDETR/*.egg-info
+	rm -rf build dist .coverage* .mypy_cache .pytest_cache .ruff_cache projects/SAMDETR/*.egg-info
 	find configs projects tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
