@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.utils.file_io import PathManager
 
+from .errors import SamdetrError
 from .saving import AtomicCheckpointer
 
 BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 has the last stage in its heads
@@ -30,7 +31,7 @@ FOREIGN = (
 )
 
 
-class CheckpointError(ValueError):
+class CheckpointError(SamdetrError):
     """A checkpoint that is not there, cannot be read or does not fit the model."""
 
 

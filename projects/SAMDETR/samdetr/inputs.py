@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from .errors import SamdetrError
+
 PathLike: TypeAlias = str | os.PathLike[str]
 
 # Of what is taken from a folder; a file that is named may have any other.
@@ -15,7 +17,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".we
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
-class InputError(ValueError):
+class InputError(SamdetrError):
     """What to look at, or where to write, cannot be."""
 
 

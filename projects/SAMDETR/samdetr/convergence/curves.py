@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import SamdetrError
+
 METRICS = "metrics.json"  # of Detectron2's JSONWriter
 DETR_LOG = "log.txt"  # of DETR and what descends from it
 DETR_METRIC = "test_coco_eval_bbox"  # the twelve numbers of COCOeval, AP first, up to 1
 PUBLISHED = Path(__file__).with_name("published_curves.json")
 
 
-class LogError(ValueError):
+class LogError(SamdetrError):
     """A log that is not there, or in which nothing was evaluated."""
 
 

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 from iopath.common.file_io import file_lock
 
+from ..errors import SamdetrError
 from .curves import Curve, evaluations
 
 METRICS = ("AP", "AP50", "AP75")
 
 
-class StudyError(ValueError):
+class StudyError(SamdetrError):
     """Results that cannot be read or do not belong together, or a training that failed."""
 
 

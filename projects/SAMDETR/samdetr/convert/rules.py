@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from ..errors import SamdetrError
+
 StateDict = dict[str, Tensor]
 # Their name and ours, of a module or of one parameter; "#" is a number that both have.
 Pairs = Sequence[tuple[str, str]]
@@ -19,7 +21,7 @@ Rules = list[tuple[str, str]]  # pattern and replacement, applied to a name in t
 LISTED = 8  # names in an error
 
 
-class ConversionError(ValueError):
+class ConversionError(SamdetrError):
     """Weights that cannot be read, converted or written."""
 
 

@@ -21,13 +21,14 @@ from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
+from ..errors import SamdetrError
 from .mini import MiniHandler
 
 Record = dict[str, Any]
 """An image, or one of its annotations, in Detectron2's format."""
 
 
-class DataError(ValueError):
+class DataError(SamdetrError):
     """A data set that is not there, cannot be read or does not fit the model."""
 
 

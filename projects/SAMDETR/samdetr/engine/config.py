@@ -20,6 +20,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ..errors import SamdetrError
+
 REQUIRED = (
     "model",
     "dataloader.train",
@@ -52,7 +54,7 @@ KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
 NOWHERE = object()  # what is looked up is not in the config
 
 
-class ConfigError(ValueError):
+class ConfigError(SamdetrError):
     """A config file or an override that cannot work."""
 
 

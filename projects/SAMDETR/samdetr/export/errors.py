@@ -1,7 +1,9 @@
 """What can go wrong in an export, each in one sentence."""
 
+from ..errors import SamdetrError
 
-class ExportError(ValueError):
+
+class ExportError(SamdetrError):
     """A model or a request that cannot be exported."""
 
 

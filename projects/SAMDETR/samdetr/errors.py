@@ -1,0 +1,44 @@
+"""Errors that whoever runs a command can put right, and how a command ends with one of them.
+
+Anything else is a fault of the code and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_CODE = 2  # argparse's, for what it refuses itself
+
+
+class SamdetrError(ValueError):
+    """Input that cannot be used; the message names it, its value and what would be right."""
+
+
+# What is missing is a file or an extra of this package.
+FAULTS = (SamdetrError, OSError, ModuleNotFoundError)
+
+
+@contextmanager
+def refusing(program: str) -> Iterator[None]:
+    """End the process with one sentence and `EXIT_CODE` if one of `FAULTS` is raised inside.
+
+    Args:
+        program: name of the command, which the sentence begins with.
+    """
+    try:
+        yield
+    except FAULTS as error:
+        print(f"{program}: {sentence(error)}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    lines = [line.strip() for line in str(error).splitlines()]
+    if lines and lines[0].startswith("Caught "):  # by a worker of a loader, with its traceback
+        lines = [line for line in lines if line][-1:]
+    return " ".join(lines)
