@@ -61,7 +61,8 @@ class StripAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments of `forward`."""
-        query, key, columns, rows, value, *_ = ctx.saved_tensors
+        saved = ctx.saved_tensors  # once: a recomputed layer gives them no second time
+        query, key, columns, rows, value, *_ = saved
         biased = any(ctx.needs_input_grad[3:])
         count = images_at_once(columns, rows)
         layout = torch.preserve_format if count == 1 else torch.contiguous_format
@@ -74,7 +75,7 @@ class StripAttention(torch.autograd.Function):
                 *(x.new_zeros(x.shape) if biased else None for x in (columns, rows)),
             ]
         )
-        for tensors in blocks(count, *slopes, *ctx.saved_tensors, gradient):
+        for tensors in blocks(count, *slopes, *saved, gradient):
             part, block = Slopes._make(tensors[:5]), tensors[5:]
             differentiate_block(Strips(*block[:4]), part, *block[4:])
         inputs = (query, key, value, columns, rows)
