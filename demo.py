@@ -24,7 +24,8 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 try:
     from samdetr import Predictor
     from samdetr.data import example_image
-    from samdetr.demo import InputError, Plan, plan_camera, plan_files, run
+    from samdetr.demo import Plan, plan_camera, plan_files, run
+    from samdetr.errors import EXIT_CODE, refusing
 except ModuleNotFoundError as error:
     if error.name != "samdetr":
         raise
@@ -117,20 +118,14 @@ def make_predictor(options: argparse.Namespace) -> Predictor:
 def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser()
     options = parser.parse_args(arguments)
-    try:
+    with refusing(parser.prog):
         plan = make_plan(options)
-        predictor = make_predictor(options)
-    except (OSError, ValueError) as error:  # those of samdetr are ValueErrors
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    try:
-        report = run(predictor, plan)
-    except (InputError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        report = run(make_predictor(options), plan)
     print(f"{report.detections} detections in {report.images} images")
     if report.failures:
         count = len(report.failures)
         listed = "\n".join(f"  {x}" for x in report.failures)
-        parser.exit(2, f"{parser.prog}: {count} images could not be read:\n{listed}\n")
+        parser.exit(EXIT_CODE, f"{parser.prog}: {count} images could not be read:\n{listed}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs train_net.py in the process of the tests, which need not import torch again for it."""
+"""Runs scripts in the process of the tests, which need not import torch again for them."""
 
 import logging
 import runpy
@@ -6,16 +6,21 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
-TRAIN_NET = str(Path(__file__).parents[1] / "train_net.py")
+ROOT = Path(__file__).parents[1]
 
 
 def train_net(*arguments):
-    """Returns the exit code; the loggers are afterwards as they were."""
+    """Returns the exit code."""
+    return run_script("train_net.py", *arguments)
+
+
+def run_script(name, *arguments):
+    """Run a script of the checkout; returns the exit code. The loggers are afterwards as before."""
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "samdetr")]
     before = [(x.level, x.propagate, x.handlers[:]) for x in loggers]
     try:
-        with patch.object(sys, "argv", [TRAIN_NET, *map(str, arguments)]):
-            runpy.run_path(TRAIN_NET, run_name="__main__")
+        with patch.object(sys, "argv", [name, *map(str, arguments)]):
+            runpy.run_path(str(ROOT / name), run_name="__main__")
     except SystemExit as exit:
         return exit.code
     finally:

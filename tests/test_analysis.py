@@ -281,20 +281,6 @@ def test_the_tool_lists_the_parts_of_a_config_with_overrides(main, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--config-file", "nowhere.py"], "'nowhere.py' is not a file"),
-        (["--config-file", "{}", "--size", "31", "64"], r"at least 32 pixels.*\(31, 64\)"),
-        (["--config-file", "{}", "model.num_querys=7"], "nearest is 'model.num_queries'"),
-    ],
-)
-def test_the_tool_says_what_is_wrong(main, arguments, message):
-    mini = str(CONFIGS / "mini" / "sam_detr.py")
-    with pytest.raises(SystemExit, match=message):
-        main([x.format(mini) for x in arguments])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
     [([], "one of the arguments"), (["--paper", "model.num_queries=7"], "go with --config-file")],
 )
 def test_the_tool_says_what_does_not_go_together(main, capsys, arguments, message):

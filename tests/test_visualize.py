@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +12,6 @@ from conftest import make_batch, make_model
 from samdetr import visualize
 
 METADATA = Metadata(thing_classes=[f"class {i}" for i in range(5)])
-REPORT = Path(__file__).parents[1] / "tools" / "report.py"
 
 
 @pytest.mark.parametrize(("input_format", "red"), [("RGB", 0), ("BGR", 2)])
@@ -61,28 +55,15 @@ def test_comparison_shows_every_image_twice_and_only_detections_above_the_thresh
     assert (upper[0].images[0].get_array() != first).any()
 
 
-def test_curves_are_the_numbers_of_metrics_json(tmp_path):
-    lines = [
+def test_curves_are_the_numbers_of_the_metrics():
+    metrics = [
         {"iteration": 19, "total_loss": 4.0, "loss_ce": 1.0},
         {"iteration": 39, "total_loss": 2.0, "loss_ce": 0.5, "bbox/AP": 30.0},
         {"iteration": 59, "bbox/AP": 50.0},
     ]
-    file = tmp_path / "metrics.json"
-    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-
-    metrics = visualize.read_metrics(file)
     left, right = visualize.plot_curves(metrics).axes
 
     curves = {x.get_label(): x.get_xydata().tolist() for x in left.lines + right.lines}
     assert curves["total, all layers"] == [[19, 4.0], [39, 2.0]]
     assert curves["class, last layer"] == [[19, 1.0], [39, 0.5]]
     assert curves["AP"] == [[39, 30.0], [59, 50.0]]
-
-
-def test_report_says_what_is_missing_in_a_folder(tmp_path):
-    finished = subprocess.run(
-        [sys.executable, REPORT, tmp_path], capture_output=True, text=True, check=False
-    )
-
-    assert finished.returncode != 0
-    assert f"{tmp_path / 'config.yaml'} is missing" in finished.stderr

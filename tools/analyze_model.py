@@ -7,11 +7,11 @@ GFLOPs are 1e9 multiply-adds for one image at inference, the mean of the sizes.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from samdetr import analysis, paper
-from samdetr.engine import ConfigError, load_config
+from samdetr.engine import load_config
+from samdetr.errors import refusing
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "coco"
 
@@ -39,14 +39,13 @@ def main(arguments: list[str] | None = None) -> None:
     if options.paper and options.overrides:
         parser.error("overrides go with --config-file, not with --paper")
     sizes = options.sizes or analysis.COCO_SIZES
-    try:
+    with refusing(parser.prog):
         if options.paper:
             print(paper.paper_table(CONFIGS, sizes))
         else:
-            model = analysis.build(load_config(options.config_file, options.overrides).model)
+            cfg = load_config(options.config_file, options.overrides)
+            model = analysis.build(cfg.model)
             print(analysis.part_table(analysis.analyze(model, sizes)))
-    except (ConfigError, ValueError) as error:
-        sys.exit(f"{parser.prog}: {error}")
 
 
 if __name__ == "__main__":

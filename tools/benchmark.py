@@ -21,8 +21,8 @@ from samdetr.benchmark import run, table
 from samdetr.benchmark.cases import DTYPES, WORK, Case, Setting
 from samdetr.benchmark.loading import Source
 from samdetr.benchmark.scaling import AXES
-from samdetr.checkpoint import CheckpointError
-from samdetr.engine import ConfigError
+from samdetr.errors import refusing
+from samdetr.outputs import check_files
 
 EPILOG = """
 examples:
@@ -183,7 +183,10 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     if options.threads:
         torch.set_num_threads(options.threads)
     cases = run.contestants(
-        options.config_file, options.overrides, options.against, options.compile
+        options.config_file,
+        options.overrides,
+        options.against,
+        options.compile,
     )
     if options.mode == LOADING:
         measure = benchmark_loading
@@ -196,12 +199,12 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
-    try:
+    with refusing("benchmark.py"):
+        if options.json:
+            check_files([options.json])
         figures = {"command": ["tools/benchmark.py", *arguments], **benchmark(options)}
-    except (ConfigError, CheckpointError, FileNotFoundError) as error:
-        sys.exit(f"benchmark.py: {error}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1, default=str) + "\n")
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":

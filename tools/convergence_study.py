@@ -16,6 +16,8 @@ from samdetr.convergence.report import Report, fill
 from samdetr.convergence.results import StudyError, load_results
 from samdetr.convergence.study import Study, Training, run_all
 from samdetr.convergence.variants import PROTOCOL, VARIANTS
+from samdetr.errors import refusing
+from samdetr.outputs import check_files
 
 ROOT = Path(__file__).resolve().parents[1]
 EPILOG = """
@@ -123,16 +125,15 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--jobs is {options.jobs}, must be 1 or more")
     if options.seed is not None and not options.run:
         parser.error("--seed goes with --run")
-    try:
+    with refusing(parser.prog):
         if options.list:
             show_list(options.results, protocol)
         elif options.report:
             report(options.results, options.page)
         else:
+            check_files([options.results])
             study = Study(ROOT, options.output.absolute(), options.results, protocol)
             run_all(study, chosen(options.run, options.seed), options.jobs, say)
-    except StudyError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

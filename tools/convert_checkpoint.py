@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from samdetr.convert import ConversionError
 from samdetr.convert.command import AUTO, Output, convert_file, describe_file, export_official
 from samdetr.convert.files import FORMATS
 from samdetr.convert.sources import SOURCES
-from samdetr.engine import ConfigError
+from samdetr.errors import refusing
 
 DETECT, HALF, TO_OFFICIAL = "detect", "half", "to-official"
 EPILOG = """
@@ -116,10 +115,8 @@ def run(options: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser()
     options = parser.parse_args(arguments)
-    try:
+    with refusing(parser.prog):
         print(run(options))
-    except (ConfigError, ConversionError, ImportError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

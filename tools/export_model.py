@@ -10,15 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from samdetr.checkpoint import CheckpointError
-from samdetr.engine import ConfigError
+from samdetr.errors import refusing
 from samdetr.export import (
     FORMATS,
     INPUTS,
     MIN_SIZE,
     OUTPUTS,
     DisagreementError,
-    ExportError,
     Settings,
     export_config,
 )
@@ -90,18 +88,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser()
     options = parser.parse_args([x for x in arguments if x not in overrides])
     settings = Settings(options.preprocessing, options.top_k, options.batch == "any", options.size)
-    try:
-        export_config(
-            options.config_file,
-            [*options.overrides, *overrides],
-            options.weights,
-            options.output,
-            settings,
-        )
-    except DisagreementError as error:
-        sys.exit(f"{parser.prog}: {error}")
-    except (ConfigError, CheckpointError, ExportError, OSError) as error:
-        parser.error(str(error))
+    with refusing(parser.prog):
+        try:
+            export_config(
+                options.config_file,
+                [*options.overrides, *overrides],
+                options.weights,
+                options.output,
+                settings,
+            )
+        except DisagreementError as error:
+            sys.exit(f"{parser.prog}: {error}")
 
 
 if __name__ == "__main__":

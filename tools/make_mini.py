@@ -12,6 +12,8 @@ from pathlib import Path
 
 from samdetr.data.digits import SceneParameters
 from samdetr.data.mini import MINI_COUNTS, write_mini
+from samdetr.errors import refusing
+from samdetr.outputs import make_writable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,8 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(option, type=type(default), default=default, help=f"({default})")
     args = parser.parse_args(arguments)
 
-    parameters = SceneParameters(**{field.name: getattr(args, field.name) for field in fields})
-    write_mini(args.out, parameters, {split: getattr(args, split) for split in MINI_COUNTS})
+    counts = {split: getattr(args, split) for split in MINI_COUNTS}
+    for split, count in counts.items():
+        if count < 1:
+            parser.error(f"--{split} is {count}, must be 1 or more")
+    with refusing(parser.prog):
+        parameters = SceneParameters(**{field.name: getattr(args, field.name) for field in fields})
+        make_writable(args.out)
+        write_mini(args.out, parameters, counts)
     for split in MINI_COUNTS:
         print(f"{args.out / split}.json  {args.out / split}/")
 

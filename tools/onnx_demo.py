@@ -40,10 +40,12 @@ class Detector:
         path: the file.
 
     Raises:
-        ValueError: if it is no model of ONNX, or not one of tools/export_model.py.
+        ValueError: if it is not there, no model of ONNX, or not one of tools/export_model.py.
     """
 
     def __init__(self, path: str):
+        if not Path(path).is_file():
+            raise ValueError(f"{path} is not a file")
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as error:  # the errors of ONNX Runtime have no common class
@@ -131,12 +133,10 @@ def main(arguments: list[str] | None = None) -> None:
     files = []
     for path in map(Path, options.images):
         files += sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]
-    if not Path(options.model).is_file():
-        parser.error(f"{options.model} is not a file")
     try:
         detector = Detector(options.model)
     except ValueError as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: {error}\n")
     problems = [*detect(detector, [*map(str, files)], options.threshold)]
     for problem in problems:
         print(f"{parser.prog}: {problem}", file=sys.stderr)

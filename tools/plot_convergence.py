@@ -10,9 +10,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from matplotlib.backend_bases import FigureCanvasBase
+
 from samdetr.convergence import plots
 from samdetr.convergence.curves import LogError, find_published, published_curves, read_curve
-from samdetr.convergence.results import StudyError, load_results
+from samdetr.convergence.results import load_results
+from samdetr.errors import refusing
+from samdetr.outputs import check_files
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = {"6": plots.plot_figure6, "7": plots.plot_figure7}
@@ -82,10 +86,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"{len(options.labels)} --labels for {len(options.logs)} --logs")
     if options.iterations_per_epoch is not None and options.iterations_per_epoch < 1:
         parser.error(f"--iterations-per-epoch is {options.iterations_per_epoch}, must be positive")
-    try:
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if options.output.suffix.removeprefix(".") not in formats:
+        parser.error(f"{options.output} must end in one of .{', .'.join(formats)}")
+    with refusing(parser.prog):
+        check_files([options.output])
         draw(options).savefig(options.output, dpi=100)
-    except (LogError, StudyError, OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
     print(options.output)
 
 

@@ -20,6 +20,8 @@ from samdetr.data.pretraining import (
     pretrain,
     save_backbone,
 )
+from samdetr.errors import refusing
+from samdetr.outputs import check_files
 
 TRAINING_OPTIONS = ("epochs", "batch_size", "learning_rate", "seed")
 CROP_OPTIONS = ("size", "min_height", "max_height")
@@ -38,8 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(option, type=type(default), default=default, help=f"({default})")
     args = parser.parse_args(arguments)
 
+    for name in ("crops", "held_out", "epochs", "batch_size"):
+        if getattr(args, name) < 1:
+            option = "--" + name.replace("_", "-")
+            parser.error(f"{option} is {getattr(args, name)}, must be 1 or more")
     parameters = PretrainingParameters(**{name: getattr(args, name) for name in TRAINING_OPTIONS})
-    crop = dataclasses.replace(CROP, **{name: getattr(args, name) for name in CROP_OPTIONS})
+    with refusing(parser.prog):
+        check_files([args.output])
+        crop = dataclasses.replace(CROP, **{name: getattr(args, name) for name in CROP_OPTIONS})
     classifier = pretrain(digit_crops(crop, "train", args.crops), parameters)
     save_backbone(classifier, args.output)
     measured = accuracy(load_classifier(args.output), digit_crops(crop, "val", args.held_out))

@@ -8,15 +8,19 @@ detections.png and curves.png there.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
 
 from samdetr import visualize
+from samdetr.checkpoint import Checkpointer
+from samdetr.convergence.curves import METRICS, read_rows
+from samdetr.engine import build_model, load_config
+from samdetr.errors import refusing
+from samdetr.inputs import InputError
+from samdetr.outputs import make_writable
 
 
 def held_out(cfg: DictConfig, count: int) -> list[dict]:
@@ -27,15 +31,21 @@ def held_out(cfg: DictConfig, count: int) -> list[dict]:
 
 
 def report(folder: Path, count: int, threshold: float) -> None:
-    cfg = LazyConfig.load(str(folder / "config.yaml"))
-    checkpoint = DetectionCheckpointer(instantiate(cfg.model).eval(), str(folder))
-    checkpoint.load(checkpoint.get_checkpoint_file())
+    for name in ("config.yaml", METRICS, "last_checkpoint"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing: not the folder of a run")
+    make_writable(folder)
+    metrics = read_rows(folder / METRICS)
+    cfg = load_config(str(folder / "config.yaml"))
+    cfg.train.device = "cpu"  # wherever it was trained
+    checkpoint = Checkpointer(build_model(cfg).eval(), str(folder))
+    checkpoint.load(checkpoint.newest())
     metadata = MetadataCatalog.get(cfg.dataloader.test.dataset.names)
     figures = {
         "detections.png": visualize.draw_comparison(
             checkpoint.model, held_out(cfg, count), metadata, threshold
         ),
-        "curves.png": visualize.plot_curves(visualize.read_metrics(folder / "metrics.json")),
+        "curves.png": visualize.plot_curves(metrics),
     }
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=100)
@@ -50,10 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--threshold", type=float, default=0.4, help="lowest score drawn (default: 0.4)"
     )
     options = parser.parse_args(arguments)
-    for name in ("config.yaml", "metrics.json", "last_checkpoint"):
-        if not (options.folder / name).is_file():
-            sys.exit(f"{parser.prog}: {options.folder / name} is missing: not the folder of a run")
-    report(options.folder, options.count, options.threshold)
+    with refusing(parser.prog):
+        report(options.folder, options.count, options.threshold)
 
 
 if __name__ == "__main__":

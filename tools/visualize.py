@@ -13,10 +13,8 @@ import argparse
 from pathlib import Path
 
 from samdetr import inspection, model_zoo
-from samdetr.checkpoint import CheckpointError
-from samdetr.demo.outputs import make_writable
-from samdetr.engine import ConfigError
-from samdetr.inputs import InputError
+from samdetr.errors import EXIT_CODE, refusing
+from samdetr.outputs import make_writable
 
 SHIPPED = "mini/sam_detr_smca"
 EPILOG = """
@@ -87,12 +85,10 @@ def visualize(options: argparse.Namespace) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser()
     options = parser.parse_args(arguments)
-    try:
+    with refusing(parser.prog):
         failures = visualize(options)
-    except (CheckpointError, ConfigError, InputError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
     if failures:
-        parser.exit(2, "".join(f"{parser.prog}: {x}\n" for x in failures))
+        parser.exit(EXIT_CODE, "".join(f"{parser.prog}: {x}\n" for x in failures))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .errors import SamdetrError
 from .modeling import SAMDETR, kernels, sampling
 
 # Most images of COCO have 640 x 480 or 640 x 427 pixels: this is what `dataloader.test` makes of
@@ -251,10 +252,10 @@ def analyze(model: nn.Module, sizes: Sequence[tuple[int, int]] = COCO_SIZES) -> 
         sizes: of the images, one after the other; operations are the mean of them.
 
     Raises:
-        ValueError: if there is no size, or one too small.
+        SamdetrError: if there is no size, or one too small.
     """
     if not sizes or min(map(min, sizes)) < MIN_SIZE:
-        raise ValueError(
+        raise SamdetrError(
             f"sizes must be of one image or more, at least {MIN_SIZE} pixels high and wide, "
             f"got {[tuple(x) for x in sizes]}"
         )

@@ -5,9 +5,7 @@ Drawing is Detectron2's `Visualizer` and matplotlib.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,15 +76,6 @@ def draw_comparison(
     axes[0, 0].set_title("ground truth", loc="left")
     axes[1, 0].set_title(f"detections, score ≥ {threshold:g}", loc="left")
     return figure
-
-
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.json`, which Detectron2's JSONWriter wrote.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-    """
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
 def series(metrics: Iterable[dict[str, float]], name: str) -> tuple[list[float], list[float]]:

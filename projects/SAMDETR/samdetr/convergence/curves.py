@@ -73,7 +73,7 @@ def read_curve(path: str | Path, label: str = "") -> Curve:
     file = _log_of(path) if path.is_dir() else path
     if not file.is_file():
         raise LogError(f"{file} is not there: wanted is a {METRICS} or a {DETR_LOG}")
-    rows = [row for number, line in enumerate(_lines(file), 1) if (row := _row(line, file, number))]
+    rows = read_rows(file)
     label = label or file.absolute().parent.name
     if any(DETR_METRIC in row for row in rows):
         evaluated = [(row["epoch"] + 1, 100 * row[DETR_METRIC][0]) for row in rows]
@@ -98,6 +98,15 @@ def evaluations(rows: Sequence[dict[str, Any]]) -> list[tuple[int, dict[str, Any
     return [
         (row["iteration"] + (row["iteration"] != last), row) for row in rows if "bbox/AP" in row
     ]
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The lines of a log of Detectron2, or of one of DETR-style code that has evaluations.
+
+    Raises:
+        LogError: if it is not there, or none of these.
+    """
+    return [row for number, line in enumerate(_lines(file), 1) if (row := _row(line, file, number))]
 
 
 def _log_of(folder: Path) -> Path:

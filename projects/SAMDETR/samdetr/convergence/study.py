@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..benchmark.table import cpu_name
-from ..visualize import read_metrics
-from .curves import METRICS
+from .curves import METRICS, read_rows
 from .results import Run, StudyError, add_run, load_results, run_from_metrics
 
 LINES_SHOWN = 15  # of the log of a training that failed
@@ -110,7 +109,7 @@ def train(study: Study, training: Training) -> Run:
         if not _finished(folder):
             _call(study, training, lock)
         return run_from_metrics(
-            read_metrics(folder / METRICS),
+            read_rows(folder / METRICS),
             name=training.name,
             seed=training.seed,
             commit=begun["commit"],

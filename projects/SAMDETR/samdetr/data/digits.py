@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..errors import SamdetrError
+
 VERSION = 1  # raise it when the same parameters give other images: cached sets are then made anew
 NUM_CLASSES = 10
 SPLITS = ("train", "val")
@@ -44,7 +46,7 @@ class SceneParameters:
         seed: another seed gives other images of the same kind.
 
     Raises:
-        ValueError: for an empty range or digits that do not fit into the image.
+        SamdetrError: for an empty range or digits that do not fit into the image.
     """
 
     size: int = 96
@@ -59,17 +61,17 @@ class SceneParameters:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_objects <= self.max_objects:
-            raise ValueError(
+            raise SamdetrError(
                 f"min_objects={self.min_objects}, max_objects={self.max_objects}: "
                 "expected 0 <= min_objects <= max_objects"
             )
         if not 8 <= self.min_height <= self.max_height < self.size:
-            raise ValueError(
+            raise SamdetrError(
                 f"min_height={self.min_height}, max_height={self.max_height}, size={self.size}: "
                 "expected 8 <= min_height <= max_height < size"
             )
         if not 0 <= self.contrast <= 127:
-            raise ValueError(
+            raise SamdetrError(
                 f"contrast={self.contrast}: expected 0 to 127, for no colour is "
                 "further than that from mid-grey"
             )

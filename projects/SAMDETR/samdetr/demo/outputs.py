@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,20 +55,6 @@ def _check_distinct(files: dict[Path, Path]) -> None:
                 f"{target} would be written over {taken[target.resolve()]}: name another output"
             )
         taken[target.resolve()] = source
-
-
-def make_writable(folder: Path) -> None:
-    """Make a folder if it is not there, and try to write into it.
-
-    Raises:
-        InputError: if that fails.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write to folder {folder}: {error.strerror}") from error
 
 
 class Annotations(NamedTuple):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, InputError, find_files, is_video
-from .outputs import Annotations, make_writable, output_files
+from ..outputs import check_files
+from .outputs import Annotations, output_files
 from .video import Frames, Movie, Sink, Window
 
 
@@ -56,7 +57,7 @@ def plan_files(
     ids = known.image_ids(images) if known else {x: i for i, x in enumerate(images, 1)}
     targets = output_files(files, output) if output else {}
     videos = [_video(Frames(x), targets.get(x)) for x in files if is_video(x)]
-    _check_outputs([*targets.values()], json)
+    check_files([*targets.values(), *([json] if json else [])])
     return Plan(ids, {x: targets[x] for x in images if targets}, videos, json, known)
 
 
@@ -74,19 +75,10 @@ def plan_camera(number: int, output: Path | None = None, json: Path | None = Non
     source = Path(f"camera{number}.mp4")
     target = output_files([source], output)[source] if output else None
     frames = Frames(number)
-    _check_outputs([target] if target else [], json)
+    check_files([x for x in (target, json) if x])
     video = _video(frames, target) if target else Video(frames, Window())
     return Plan({}, {}, [video], json, None)
 
 
 def _video(frames: Frames, target: Path | None) -> Video:
     return Video(frames, Movie(target, frames.rate) if target else None)
-
-
-def _check_outputs(targets: Sequence[Path], json: Path | None) -> None:
-    written = [*targets, *([json] if json else [])]
-    for file in written:
-        if file.is_dir():
-            raise InputError(f"{file} is a folder, and a file of that name is to be written")
-    for folder in {x.parent for x in written}:
-        make_writable(folder)
