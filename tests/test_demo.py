@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,41 @@ def test_a_folder_is_done_past_a_broken_image_that_is_reported_at_the_end(tmp_pa
     assert {x["image_id"] for x in json.loads(results.read_text())} == {1, 3, 4}
 
 
+def test_whatever_a_folder_has_in_it_the_images_are_done_and_the_rest_is_named(tmp_path, capsys):
+    folder = pictures(tmp_path / "in", "good.png", "png.jpg", "tall.png", "wide.png", "dot.png")
+    shutil.copy(folder / "good.png", folder / "png.jpg")  # a wrong suffix is no fault
+    for name, size in (("tall", (1, 5000)), ("wide", (66_000, 1)), ("dot", (1, 1))):
+        Image.new("RGB", size).save(folder / f"{name}.png")
+    whole = (folder / "good.png").read_bytes()
+    broken = {
+        "empty.jpg": b"",
+        "page.jpg": b"<!DOCTYPE html><html><body>404</body></html>",
+        "cut.png": whole[: len(whole) // 2],
+        "bomb.ppm": b"P6 60000 60000 255 ",
+    }
+    for name, content in broken.items():
+        (folder / name).write_bytes(content)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    (folder / "link.jpg").symlink_to("nothing")
+    (folder / "folder.jpg").mkdir()
+    failing = [*broken, "pipe.jpg", "zero.jpg", "link.jpg"]
+    output, results = tmp_path / "out", tmp_path / "r.json"
+
+    code = main("--input", folder, "--output", output, "--json", results, "--threshold", 0)
+
+    captured = capsys.readouterr()
+    assert code == 2 and "in 5 images" in captured.out and "Traceback" not in captured.err
+    assert f"{len(failing)} images could not be read" in captured.err
+    for name in failing:
+        assert captured.err.count(f"cannot read image {folder / name}: ") == 1
+    found = {Path(x["file_name"]).name for x in json.loads(results.read_text())}
+    assert found == {"good.png", "png.jpg", "tall.png", "wide.png", "dot.png"}
+    drawn = {x.name: Image.open(x).size for x in output.iterdir()}
+    assert set(drawn) == found and drawn["dot.png"] == (384, 384) and drawn["tall.png"][1] == 5000
+    assert drawn["wide.png"][0] == 65_500
+
+
 def test_results_so_far_are_kept_when_a_picture_cannot_be_written(tmp_path, monkeypatch, capsys):
     folder = pictures(tmp_path / "in", "a.png", "b.png")
 
@@ -208,13 +244,25 @@ class Camera:
         return self.number == 1
 
     def get(self, what):
-        return {cv2.CAP_PROP_FPS: 0.0, cv2.CAP_PROP_FRAME_COUNT: -1.0}[what]
+        known = {cv2.CAP_PROP_FRAME_COUNT: -1.0, cv2.CAP_PROP_FRAME_WIDTH: 96.0}
+        return known.get(what, 0.0)
 
     def read(self):
         return (True, self.frames.pop()) if self.frames else (False, None)
 
     def release(self):
         self.frames = None
+
+
+def test_a_video_that_is_a_pipe_or_has_huge_frames_is_refused(tmp_path, monkeypatch, capsys):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    clip = make_video(tmp_path / "clip.mp4")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 96 - 1)
+    cases = [(tmp_path / "pipe.mp4", "is not a file"), (clip, "96 x 64 pixels, and PIL.Image.MAX")]
+    for path, said in cases:
+        assert main("--input", path, "--output", tmp_path / "out") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{path} " in line and said in line
 
 
 def test_a_camera_is_written_to_a_file(tmp_path, monkeypatch, capsys):

@@ -25,7 +25,8 @@ def image_files(inputs: Sequence[PathLike]) -> list[Path]:
     """The images among files, folders and patterns such as "photos/*.jpg".
 
     Returns:
-        As they are named; those of a folder or pattern in the order of their names.
+        As they are named; those of a folder or pattern in the order of their names. What is there
+        and cannot be read, such as a link to nothing, is among them: its reader says so.
 
     Raises:
         InputError: if an input is not there, or has no image in it.
@@ -46,14 +47,14 @@ def is_video(file: Path) -> bool:
 def _files(text: str, suffixes: Collection[str]) -> list[Path]:
     path = Path(text)
     if path.is_dir():
-        inside = [x for x in sorted(path.iterdir()) if x.suffix.lower() in suffixes and x.is_file()]
-        found = [x for x in inside if not x.name.startswith(".")]
+        shown = [x for x in sorted(path.iterdir()) if not x.name.startswith(".")]
+        found = [x for x in shown if x.suffix.lower() in suffixes and not x.is_dir()]
         if not found:
             raise InputError(f"no file in folder {text} ends with {', '.join(suffixes)}")
         return found
-    if path.is_file():
+    if path.exists():
         return [path]
-    found = sorted(x for x in map(Path, glob.glob(text, recursive=True)) if x.is_file())
+    found = sorted(x for x in map(Path, glob.glob(text, recursive=True)) if not x.is_dir())
     if not found:
         kind = "no file matches" if glob.has_magic(text) else "there is no file or folder"
         raise InputError(f"{kind} {text}")

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from . import model_zoo
-from .data import convert_image, read_image
+from .data import ImageError, convert_image, read_image
 from .engine import ConfigError
 from .inputs import image_files
 from .model_zoo.zoo import build
@@ -112,7 +112,7 @@ class Predictor:
         return [x.instances for x in self.stream(images)]
 
     def stream(
-        self, images: Iterable[Source], on_error: Callable[[Source, OSError], None] | None = None
+        self, images: Iterable[Source], on_error: Callable[[Source, ImageError], None] | None = None
     ) -> Iterator[Prediction]:
         """What is found in images, of which no more than a batch is kept.
 
@@ -121,11 +121,11 @@ class Predictor:
 
         Args:
             images: any number.
-            on_error: called with an image whose file cannot be read, and the error; the others
-                follow. Without it the error is raised.
+            on_error: called with an image that cannot be read, and the error; the others follow.
+                Without it the error is raised.
 
         Raises:
-            OSError: if a file is not there or is no whole image.
+            ImageError: if an image cannot be read; `samdetr.data.read_image` says what can.
             TypeError, ValueError: if an image is of another type or shape than `Source` says.
         """
         read = self._read(images, on_error)
@@ -133,12 +133,12 @@ class Predictor:
             yield from self._detect(batch)
 
     def _read(
-        self, images: Iterable[Source], on_error: Callable[[Source, OSError], None] | None
+        self, images: Iterable[Source], on_error: Callable[[Source, ImageError], None] | None
     ) -> Iterator[tuple[Source, np.ndarray]]:
         for source in images:
             try:
                 pixels = to_rgb(source)
-            except OSError as error:
+            except ImageError as error:
                 if on_error is None:
                     raise
                 on_error(source, error)

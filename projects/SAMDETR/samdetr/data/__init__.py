@@ -5,14 +5,16 @@ from pathlib import Path
 from .datasets import DataError, load_detection_dataset
 from .digits import SceneParameters
 from .loading import build_train_loader
-from .mapper import DetectionMapper, ResizeShortestEdge, convert_image, read_image
+from .mapper import DetectionMapper, ResizeShortestEdge
 from .mini import cache_folder, mini_folder, write_mini
 from .own import CocoFiles, VocFolder, load_own_dataset
+from .reading import ImageError, convert_image, read_image
 
 __all__ = [
     "CocoFiles",
     "DataError",
     "DetectionMapper",
+    "ImageError",
     "ResizeShortestEdge",
     "SceneParameters",
     "VocFolder",

@@ -19,6 +19,7 @@ from .outputs import CocoResults, category_ids
 from .plan import Plan, Video
 
 DRAWN_WIDTH = 384  # pixels: smaller images are enlarged, so that labels are legible
+DRAWN_SIDE = 65_500  # pixels of the longer side that a JPEG file has at most: larger ones shrink
 JPEG_QUALITY = 95
 
 
@@ -82,7 +83,8 @@ def _detect_frames(
 
 def draw(found: Prediction, metadata: Metadata) -> np.ndarray:
     """The image with boxes, classes and scores on it, (H, W, 3) uint8 RGB."""
-    scale = max(1.0, DRAWN_WIDTH / found.image.shape[1])
+    height, width = found.image.shape[:2]
+    scale = min(max(1.0, DRAWN_WIDTH / max(height, width)), DRAWN_SIDE / max(height, width))
     visualizer = Visualizer(found.image, metadata, scale)
     drawn: np.ndarray = visualizer.draw_instance_predictions(found.instances).get_image()
     return drawn

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from ..inputs import InputError
 
@@ -28,18 +29,32 @@ class Frames:
         count: frames, as the file says; None if it does not, as of a camera.
 
     Raises:
-        InputError: if OpenCV cannot open it.
+        InputError: if OpenCV cannot open it, or if a frame has more pixels than Pillow's
+            `MAX_IMAGE_PIXELS`.
     """
 
     def __init__(self, source: Path | int):
         self.name = f"camera {source}" if isinstance(source, int) else str(source)
+        if isinstance(source, Path) and not source.is_file():  # OpenCV would wait for a pipe
+            raise InputError(f"{source} is not a file")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
             what = "there is no" if isinstance(source, int) else "OpenCV reads no video in"
             raise InputError(f"{what} {self.name}")
+        self._check_pixels()
         self.rate: float = self._capture.get(cv2.CAP_PROP_FPS) or FRAMES_PER_SECOND
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.count = count if count > 0 else None
+
+    def _check_pixels(self) -> None:
+        sides = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+        width, height = (int(self._capture.get(x)) for x in sides)
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and width * height > limit:
+            raise InputError(
+                f"{self.name} has {width} x {height} pixels, and PIL.Image.MAX_IMAGE_PIXELS is "
+                f"{limit}"
+            )
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8 RGB; the camera or file is given back at the end."""
