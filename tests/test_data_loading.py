@@ -1,6 +1,7 @@
 """The training loader: what it gives is a function of seed and position, and of nothing else."""
 
 import itertools
+import logging
 import random
 from collections import Counter
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
+from PIL import Image
 from torch.utils.data import SequentialSampler
 
-from samdetr.data import DataError, build_train_loader
+from samdetr.data import DataError, DetectionMapper, ImageError, build_train_loader
 from samdetr.data.loading import PlacedBatches
 
 SIZES = [(40, 30), (30, 40), (30, 30), (50, 20), (20, 50), (60, 30), (30, 60)]
@@ -26,6 +28,13 @@ def augment(record):
 
 def skipping(record):
     return augment(record) if record["image_id"] % 3 == 0 else None
+
+
+def failing(record):
+    """A mapper that cannot read images 2 and 5."""
+    if record["image_id"] in (2, 5):
+        raise ImageError(f"cannot read image {record['image_id']}.jpg")
+    return augment(record)
 
 
 def loader(size=4, seed=3, start=0, mapper=augment, **settings):
@@ -115,6 +124,62 @@ def test_an_image_that_the_mapper_leaves_out_has_the_same_substitute_everywhere(
     assert batches(3, mapper=skipping, start=3, num_workers=2) == expected[3:]
     with pytest.raises(DataError, match="left out 10 images at position"):
         batches(1, mapper=lambda record: None)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("start", [0, 4])
+def test_an_unreadable_image_has_the_same_substitute_wherever_a_run_goes_on(workers, start):
+    expected = batches(9, mapper=failing, max_unreadable=2)
+    assert {x["image_id"] for batch in expected for x in batch} == {0, 1, 3, 4, 6}
+    found = batches(9 - start, mapper=failing, max_unreadable=2, num_workers=workers, start=start)
+    assert found == expected[start:]
+    whole = batches(9)
+    for batch, same in zip(expected, whole):  # readable images are as if nothing were broken
+        assert all(x == y for x, y in zip(batch, same) if y["image_id"] not in (2, 5))
+
+
+def test_processes_share_the_substitutes_of_one_order(as_process):
+    expected = batches(12, size=2, mapper=failing, max_unreadable=2)
+    for rank in range(3):
+        as_process(rank, 3)
+        assert batches(4, size=6, mapper=failing, max_unreadable=2) == expected[rank::3]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_unreadable_image_is_told_once_and_one_too_many_is_the_end(workers, caplog):
+    caplog.set_level(logging.WARNING, "samdetr")
+    made = loader(mapper=failing, max_unreadable=2, num_workers=workers)
+    assert sum(1 for _ in itertools.islice(made, 20)) == 20  # each of them came several times
+    assert sorted(made.unreadable) == [2, 5]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2 and "(1 of at most 2)" in told[0] and "(2 of at most 2)" in told[1]
+    assert sorted(x.split(".")[0] for x in told) == [f"cannot read image {i}" for i in (2, 5)]
+
+    said = r"image \d\.jpg\. 2 images .*max_unreadable is 1"
+    with pytest.raises(DataError, match=said) as error:
+        list(itertools.islice(loader(mapper=failing, max_unreadable=1, num_workers=workers), 20))
+    last = int(str(error.value).removeprefix("cannot read image ")[0])
+    order = [x["image_id"] for batch in batches(20) for x in batch]
+    assert order.index(last) == max(order.index(2), order.index(5))  # whatever workers did ahead
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_a_limit_the_first_unreadable_image_is_the_end(workers, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG")
+    records = [{"file_name": str(path), "width": 4, "height": 4}]
+    mapper = DetectionMapper(True, augmentations=[], image_format="RGB")
+    settings = {"mapper": mapper, "total_batch_size": 1, "num_workers": workers, "seed": 0}
+    with pytest.raises(ImageError, match=f"cannot read image {path}"):
+        next(iter(build_train_loader(records, **settings)))
+    with pytest.raises(DataError, match=f"left out 10 images at .*cannot read image {path}"):
+        next(iter(build_train_loader(records, **settings, max_unreadable=1)))
+    with pytest.raises(DataError, match="max_unreadable is -1, must be 0 or more"):
+        build_train_loader(records, **settings, max_unreadable=-1)
+
+    Image.new("RGB", (5, 4)).save(path)  # another size than annotated is no broken image
+    with pytest.raises(DataError, match=f"{path}.*5, 4.*4, 4"):
+        next(iter(build_train_loader(records, **settings, max_unreadable=1)))
 
 
 def test_repeated_images_are_ordered_by_the_seed_of_their_sampler():

@@ -52,6 +52,7 @@ dataloader.train = L(build_train_loader)(
     total_batch_size=16,  # on all GPUs together
     num_workers=4,  # per GPU
     seed="${train.seed}",
+    max_unreadable=0,  # broken images to do without; the training ends at the next
 )
 
 dataloader.test = L(build_detection_test_loader)(

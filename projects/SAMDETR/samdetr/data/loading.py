@@ -10,9 +10,10 @@ by its position.
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.data import DatasetFromList
@@ -24,37 +25,65 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..randomness import seeded
 from ..stopping import outlive_signals
 from .datasets import DataError, Record
+from .reading import ImageError
 
 Place = tuple[int, int]
 """Position of an image in the endless order, and its index in the data set."""
 
-ATTEMPTS = 10  # images tried in place of one that the mapper leaves out
+ATTEMPTS = 10  # images tried in one place
 
 
-class PlacedDataset(Dataset[Record]):
+class Sample(NamedTuple):
+    """What has a place in a batch."""
+
+    mapped: Any
+    unreadable: dict[int, str]  # images that could not be read in its place, by index: why
+
+
+class PlacedDataset(Dataset[Sample]):
     """The mapped images of a data set by their place.
 
     Args:
         records: images in Detectron2's format.
         mapper: of a record; None leaves it out, and another has its place.
         seed: of everything the mapper draws from the global generators.
+        replace: whether another image has the place of one that cannot be read.
     """
 
-    def __init__(self, records: list[Record], mapper: Callable[[Record], Any], seed: int):
+    def __init__(
+        self, records: list[Record], mapper: Callable[[Record], Any], seed: int, replace: bool
+    ):
         self.records = DatasetFromList(records, copy=False)
         self.mapper = mapper
         self.seed = seed
+        self.replace = replace
 
-    def __getitem__(self, place: Place) -> Any:
-        """Raises DataError if the mapper leaves out one image after the other."""
+    def __getitem__(self, place: Place) -> Sample:
+        """The image of a place, or another that place and seed alone choose.
+
+        Raises:
+            ImageError: if the image cannot be read and none is to replace it.
+            DataError: if the mapper leaves out one image after the other.
+        """
         position, index = place
+        unreadable: dict[int, str] = {}
         with seeded(self.seed, position):
             for _ in range(ATTEMPTS):
-                mapped = self.mapper(self.records[index])
+                mapped = self._mapped(index, unreadable)
                 if mapped is not None:
-                    return mapped
+                    return Sample(mapped, unreadable)
                 index = random.randrange(len(self.records))
-        raise DataError(f"the mapper left out {ATTEMPTS} images at position {position}")
+        last = f", the last: {[*unreadable.values()][-1]}" if unreadable else ""
+        raise DataError(f"the mapper left out {ATTEMPTS} images at position {position}{last}")
+
+    def _mapped(self, index: int, unreadable: dict[int, str]) -> Any:
+        try:
+            return self.mapper(self.records[index])
+        except ImageError as error:
+            if not self.replace:
+                raise
+            unreadable[index] = str(error)
+            return None
 
 
 class PlacedBatches(Sampler[list[Place]]):
@@ -104,14 +133,53 @@ class PlacedBatches(Sampler[list[Place]]):
                 group.clear()
 
 
-class TrainLoader(DataLoader[Record]):
-    """Endless batches, from any iteration on."""
+class TrainLoader(DataLoader[Sample]):
+    """Endless batches, from any iteration on.
+
+    Args:
+        max_unreadable: images of the data set that may be left out because they cannot be read.
+        settings: those of torch's loader.
+
+    Attributes:
+        unreadable: the images left out so far by this process, by index: why. They are counted
+            in the order of the batches: when there are too many does not depend on workers.
+    """
 
     batch_sampler: PlacedBatches
+
+    def __init__(self, *, max_unreadable: int, **settings: Any):
+        super().__init__(**settings, collate_fn=trivial_batch_collator)
+        self.max_unreadable = max_unreadable
+        self.unreadable: dict[int, str] = {}
 
     def seek(self, iteration: int) -> None:
         """Let the first batch be that of an iteration; the number of processes may be another."""
         self.batch_sampler.start = iteration
+
+    def __iter__(self) -> Iterator[list[Any]]:  # type: ignore[override]
+        """Raises DataError once more images than may be are left out."""
+        for samples in super().__iter__():
+            for sample in samples:
+                self._leave_out(sample.unreadable)
+            yield [sample.mapped for sample in samples]
+
+    def _leave_out(self, unreadable: dict[int, str]) -> None:
+        for index, reason in unreadable.items():
+            if index in self.unreadable:
+                continue
+            self.unreadable[index] = reason
+            count = len(self.unreadable)
+            if count > self.max_unreadable:
+                raise DataError(
+                    f"{reason}. {count} images cannot be read, and "
+                    f"dataloader.train.max_unreadable is {self.max_unreadable}"
+                )
+            logging.getLogger(__name__).warning(
+                "%s. Another image has its place (%d of at most %d)",
+                reason,
+                count,
+                self.max_unreadable,
+            )
 
 
 def build_train_loader(
@@ -123,6 +191,7 @@ def build_train_loader(
     aspect_ratio_grouping: bool = True,
     num_workers: int = 0,
     seed: int = -1,
+    max_unreadable: int = 0,
 ) -> TrainLoader:
     """Make a loader in place of Detectron2's `build_detection_train_loader`.
 
@@ -136,9 +205,12 @@ def build_train_loader(
             then images have `width` and `height`.
         num_workers: processes that read images for this one.
         seed: of order and augmentation, the same in all processes; -1 draws one.
+        max_unreadable: images of the data set that each process may leave out because they cannot
+            be read. Another image, which is a function of seed and position, has the place of one.
 
     Raises:
-        DataError: if the batch cannot be shared among the processes.
+        DataError: if the batch cannot be shared among the processes, or `max_unreadable` is
+            negative.
     """
     processes = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % processes:
@@ -146,20 +218,22 @@ def build_train_loader(
             f"dataloader.train.total_batch_size is {total_batch_size}, must be a positive "
             f"multiple of {processes}, the number of processes"
         )
+    if max_unreadable < 0:
+        raise DataError(f"dataloader.train.max_unreadable is {max_unreadable}, must be 0 or more")
     if seed < 0:
         seed = comm.shared_random_seed()
     upright = None
     if aspect_ratio_grouping:
         upright = [record["width"] <= record["height"] for record in dataset]
     return TrainLoader(
-        PlacedDataset(dataset, mapper, seed),
+        max_unreadable=max_unreadable,
+        dataset=PlacedDataset(dataset, mapper, seed, replace=max_unreadable > 0),
         batch_sampler=PlacedBatches(
             sampler or TrainingSampler(len(dataset), seed=seed),
             upright,
             total_batch_size // processes,
         ),
         num_workers=num_workers,
-        collate_fn=trivial_batch_collator,
         worker_init_fn=outlive_signals,
         # Without its own, a loader draws from the generator that the model draws from.
         generator=torch.Generator().manual_seed(seed),
