@@ -45,6 +45,12 @@ class Registry:
     def __init__(self):
         self.names = []
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.clear()
+
     def add(self, json_file, image_root):
         name = f"test_set_{len(self.names)}"
         register_coco_instances(name, {}, json_file, image_root)

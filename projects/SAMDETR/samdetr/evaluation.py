@@ -7,7 +7,9 @@ results, and `instances_predictions.pth`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +17,13 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 
-from .data.datasets import EXTRA, DataError
+from .data.coco import CheckedCoco
+from .data.datasets import EXTRA, UNREADABLE
+from .data.errors import DataError
+from .data.fields import is_finite
 
 
 class DetectionEvaluator(COCOEvaluator):
@@ -34,21 +39,37 @@ class DetectionEvaluator(COCOEvaluator):
         options: for Detectron2's `COCOEvaluator`.
 
     Raises:
-        DataError: if the set is not in COCO's format and there is no `output_dir`.
+        DataError: if the set cannot be read, or if it is not in COCO's format and there is no
+            `output_dir`.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, **options: Any):
         try:
-            # A converted set may be others' images by now: it is not taken from an earlier run.
-            super().__init__(
-                dataset_name, output_dir=output_dir, allow_cached_coco=False, **options
-            )
-        except ValueError as error:
+            with patch.object(coco_evaluation, "COCO", CheckedCoco):
+                # A converted set may be others' images by now: it is not taken from before.
+                super().__init__(
+                    dataset_name, output_dir=output_dir, allow_cached_coco=False, **options
+                )
+        except UNREADABLE as error:
             raise DataError(f"data set '{dataset_name}' cannot be evaluated: {error}") from error
+        self._leave_out_infinite()
         for annotation in self._coco_api.dataset.get("annotations", []):
             _, _, width, height = annotation["bbox"]
-            annotation.setdefault("area", width * height)
+            annotation.setdefault("area", max(width, 0) * max(height, 0))
             annotation.setdefault("iscrowd", 0)
+
+    def _leave_out_infinite(self) -> None:
+        """COCO's code would let a box with NaN be found or missed, by where the NaN stands."""
+        annotations = self._coco_api.dataset.get("annotations", [])
+        finite = [x for x in annotations if all(map(is_finite, x["bbox"]))]
+        if len(finite) < len(annotations):
+            self._coco_api.dataset["annotations"] = finite
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+                self._coco_api.createIndex()
+            self._logger.warning(
+                f"{len(annotations) - len(finite)} of {len(annotations)} boxes are with NaN or "
+                "infinity, and are left out of the evaluation"
+            )
 
 
 class FasterDetectionEvaluator(DetectionEvaluator):
@@ -57,12 +78,18 @@ class FasterDetectionEvaluator(DetectionEvaluator):
     Args: those of `DetectionEvaluator`. Images must have integer ids, as COCO's have.
 
     Raises:
+        DataError: as `DetectionEvaluator`, and if ids are text.
         ModuleNotFoundError: names the extra that brings the package.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, **options: Any):
         _require("faster_coco_eval", "eval")
         super().__init__(dataset_name, output_dir, **options)
+        if any(isinstance(x, str) for x in self._coco_api.imgs):
+            raise DataError(
+                f"data set '{dataset_name}': the ids of its images are text, and faster-coco-eval "
+                "takes integers: evaluate it with samdetr.evaluation.DetectionEvaluator"
+            )
 
     def _eval_predictions(
         self, predictions: Sequence[dict[str, Any]], img_ids: Sequence[int] | None = None

@@ -4,35 +4,38 @@ Detectron2's `get_detection_dataset_dicts` with checks: what is missing is an er
 it was looked for, categories have to match the model, and unusable boxes are dropped and counted.
 """
 
-import logging
-import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
+from unittest.mock import patch
 
+import pycocotools.coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.build import (
     filter_images_with_only_crowd_annotations,
     print_instances_class_histogram,
 )
 from detectron2.data.detection_utils import check_metadata_consistency
-from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from ..errors import SamdetrError
+from .coco import LoadedCoco
+from .errors import DataError, wrong_entry
 from .mini import MiniHandler
-
-Record = dict[str, Any]
-"""An image, or one of its annotations, in Detectron2's format."""
-
-
-class DataError(SamdetrError):
-    """A data set that is not there, cannot be read or does not fit the model."""
-
+from .records import Record, check_records, drop_unusable_boxes
+from .voc import voc_classes
 
 EXTRA = ": pip install 'samdetr[{}]'"  # where a package is missing
+# What code that reads a data set raises when something in it is of another kind than it expects.
+UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 # Metadata that are paths: of data sets in COCO's format, and of Pascal VOC.
 _PATHS = {"json_file": "annotation file", "image_root": "image folder", "dirname": "folder"}
 
@@ -49,9 +52,9 @@ def load_detection_dataset(
 
     Raises:
         DataError: `names` is empty, a name is not registered, the annotations or the images are not
-            where they should be or cannot be read, there are no images, `num_classes` is not the
-            number of categories, a category does not exist, no box of a data set is usable, or data
-            sets differ in their classes.
+            where they should be or cannot be read, an entry is not what it should be, there are no
+            images, `num_classes` is not the number of categories, no box of a data set is usable,
+            or data sets differ in their classes.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
@@ -59,10 +62,12 @@ def load_detection_dataset(
     records: list[Record] = []
     for name in names:
         loaded = _load(name)
-        _check_categories(name, loaded, num_classes)
+        check_records(name, loaded, _number_of_classes(name, num_classes))
         records += drop_unusable_boxes(name, loaded)
     if filter_empty:
         records = filter_images_with_only_crowd_annotations(records)
+        if not records:
+            raise DataError(f"no image of {names} has an object, and filter_empty leaves them out")
     if classes := _classes(names[0]):
         try:
             check_metadata_consistency("thing_classes", names)
@@ -70,50 +75,6 @@ def load_detection_dataset(
             raise DataError(f"data sets {names} differ in their classes: {error}") from error
         print_instances_class_histogram(records, classes)
     return records
-
-
-def drop_unusable_boxes(name: str, records: list[Record]) -> list[Record]:
-    """The images with the usable ones of their boxes; one warning says how many were dropped.
-
-    Raises:
-        DataError: there are boxes, and not one is usable.
-    """
-    faults: Counter[str] = Counter()
-    usable, total, first = [], 0, ""
-    for record in records:
-        found = [box_fault(annotation, record) for annotation in record["annotations"]]
-        total += len(found)
-        if any(found):
-            first = first or record["file_name"]
-            faults.update(fault for fault in found if fault)
-            pairs = zip(record["annotations"], found, strict=True)
-            record = {**record, "annotations": [kept for kept, fault in pairs if not fault]}
-        usable.append(record)
-    if faults:
-        kinds = ", ".join(f"{count} {fault}" for fault, count in faults.items())
-        message = f"data set '{name}', {total} boxes in all: {kinds}; the first in {first}"
-        if sum(faults.values()) == total:
-            raise DataError(f"No usable box. {message}")
-        logging.getLogger(__name__).warning(f"Unusable boxes are left out. {message}")
-    return usable
-
-
-def box_fault(annotation: Record, record: Record) -> str | None:
-    """What makes a box unusable; None for one that has an area and touches its image."""
-    try:
-        left, top, right, bottom = map(float, annotation["bbox"])
-    except (KeyError, TypeError, ValueError):
-        return "not four numbers"
-    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:
-        right, bottom = left + right, top + bottom
-    if not all(map(math.isfinite, (left, top, right, bottom))):
-        return "with NaN or infinity"
-    if right <= left or bottom <= top:
-        return "without width or height"
-    width, height = record.get("width", math.inf), record.get("height", math.inf)
-    if right <= 0 or bottom <= 0 or left >= width or top >= height:
-        return "outside the image"
-    return None
 
 
 def _load(name: str) -> list[Record]:
@@ -127,17 +88,33 @@ def _load(name: str) -> list[Record]:
     for attribute, kind in _PATHS.items():
         _check_exists(name, kind, str(getattr(metadata, attribute, "")))
     try:
-        records = DatasetCatalog.get(name)
-    except (ValueError, KeyError, AssertionError) as error:
-        path = getattr(metadata, "json_file", "its source")
+        if (folder := metadata.get("dirname")) and metadata.get("split"):
+            voc_classes(folder, metadata.split, metadata.thing_classes)
+        # Detectron2 imports the class when it loads a file.
+        with patch.object(pycocotools.coco, "COCO", LoadedCoco):
+            records = list(DatasetCatalog.get(name))
+    except DataError as error:
+        raise DataError(f"data set '{name}' cannot be read: {error}") from error
+    except UNREADABLE as error:
+        path = metadata.get("json_file", "its source")
         raise DataError(f"data set '{name}' cannot be read from {path}: {error!r}") from error
     except ModuleNotFoundError as error:
         hint = EXTRA.format("lvis") if error.name == "lvis" else ""
         raise DataError(f"data set '{name}' cannot be read: {error}{hint}") from error
     if not records:
         raise DataError(f"data set '{name}' has no images")
-    _check_exists(name, "first image", records[0]["file_name"])
-    return [{"annotations": [], **record} for record in records]
+    return [_completed(name, index, record) for index, record in enumerate(records)]
+
+
+def _completed(name: str, index: int, record: Record) -> Record:
+    """An image whose file is there, with annotations and an id, which is that of the evaluators."""
+    file = record.get("file_name") if isinstance(record, dict) else None
+    if not isinstance(file, str):
+        raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, "text")
+    if "://" not in file and not os.path.isfile(file):
+        _check_exists(name, f"image {index}", file)
+        raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, "a file")
+    return {"image_id": index, "annotations": [], **record}
 
 
 def _check_exists(name: str, kind: str, path: str) -> None:
@@ -152,7 +129,7 @@ def _check_exists(name: str, kind: str, path: str) -> None:
         )
     if path and "://" not in path and not os.path.exists(path):
         raise DataError(
-            f"data set '{name}': its {kind} {os.path.abspath(path)} does not exist. {hint}"
+            f"data set '{name}': its {kind} {os.path.abspath(path):.1000} does not exist. {hint}"
         )
 
 
@@ -160,20 +137,13 @@ def _classes(name: str) -> list[str] | None:
     return getattr(MetadataCatalog.get(name), "thing_classes", None)
 
 
-def _check_categories(name: str, records: list[Record], num_classes: int | None) -> None:
+def _number_of_classes(name: str, num_classes: int | None) -> int | None:
+    """The number of categories of a data set, which must be the model's."""
     classes = _classes(name)
     number = num_classes if classes is None else len(classes)
-    if number is None:
-        return
     if num_classes not in (None, number):
         raise DataError(
             f"data set '{name}' has {number} categories, and the model has num_classes="
             f"{num_classes}: set model.num_classes={number}, or choose another data set"
         )
-    for record in records:
-        for annotation in record["annotations"]:
-            if annotation["category_id"] not in range(number):
-                raise DataError(
-                    f"data set '{name}': category_id {annotation['category_id']} in "
-                    f"{record['file_name']}, expected 0 to {number - 1}"
-                )
+    return number

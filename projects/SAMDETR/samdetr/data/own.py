@@ -6,40 +6,20 @@ run saves is enough to go on with it and to evaluate it later.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
-from xml.etree import ElementTree
+from typing import Protocol
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 from detectron2.utils.file_io import PathManager
 
-from .datasets import DataError, Record, load_detection_dataset
-
-# What an entry of a COCO file must have: field, types, how to say them.
-Fields = tuple[tuple[str, tuple[type, ...], str], ...]
-_COCO: dict[str, Fields] = {
-    "categories": (("id", (int,), "an integer"), ("name", (str,), "text")),
-    "images": (
-        ("id", (int,), "an integer"),
-        ("file_name", (str,), "text"),
-        ("width", (int, float), "a number"),
-        ("height", (int, float), "a number"),
-    ),
-    "annotations": (
-        ("id", (int,), "an integer"),
-        ("image_id", (int,), "an integer"),
-        ("category_id", (int,), "an integer"),
-        ("bbox", (list,), "[x, y, width, height]"),
-    ),
-}
-_VOC_LAYOUT = "a Pascal VOC folder has Annotations/, JPEGImages/ and ImageSets/Main/SPLIT.txt"
-_SIZE = ("size/width", "size/height")
-_BOX = tuple(f"bndbox/{x}" for x in ("xmin", "ymin", "xmax", "ymax"))
+from .coco import read_coco
+from .datasets import load_detection_dataset
+from .errors import DataError, listed, wrong_entry
+from .records import Record
+from .voc import voc_classes, voc_list
 
 
 class Source(Protocol):
@@ -74,18 +54,18 @@ class CocoFiles:
 
     def check(self, known: Sequence[str] | None = None) -> list[str]:
         """As in `Source`; `known` must be the very classes of the file."""
-        contents = self._read()
-        ids = {kind: set(self._check_entries(contents, kind)) for kind in _COCO}
+        if not PathManager.isfile(self.json_file):
+            raise DataError(f"{self.json_file} is not a file, expected annotations in COCO format")
+        if "://" not in self.image_root and not os.path.isdir(self.image_root):
+            raise DataError(f"{self.image_root}, the images of {self.json_file}, is not a folder")
+        contents = read_coco(self.json_file)
         categories = sorted(contents["categories"], key=lambda x: x["id"])
         classes = [category["name"] for category in categories]
-        if not classes or len(set(classes)) < len(classes):
-            raise DataError(f"{self.json_file}: categories are {classes}, expected distinct names")
         if known is not None and classes != list(known):
             raise DataError(
-                f"{self.json_file}: categories are {_listed(classes)} in the order of their ids, "
-                f"expected those that the model is trained on, {_listed(known)}"
+                f"{self.json_file}: categories are {listed(classes)} in the order of their ids, "
+                f"expected those that the model is trained on, {listed(known)}"
             )
-        self._check_annotations(contents, ids)
         self._check_images(contents["images"])
         return classes
 
@@ -93,58 +73,14 @@ class CocoFiles:
         """As in `Source`; the classes come from the file."""
         register_coco_instances(name, {}, self.json_file, self.image_root)
 
-    def _read(self) -> dict[str, Any]:
-        if not PathManager.isfile(self.json_file):
-            raise DataError(f"{self.json_file} is not a file, expected annotations in COCO format")
-        if "://" not in self.image_root and not os.path.isdir(self.image_root):
-            raise DataError(f"{self.image_root}, the images of {self.json_file}, is not a folder")
-        try:
-            with PathManager.open(self.json_file) as file:
-                contents = json.load(file)
-        except ValueError as error:  # of the JSON or of its encoding
-            raise DataError(f"{self.json_file} is not a JSON file: {error}") from error
-        if not isinstance(contents, dict):
-            raise DataError(f"{self.json_file} holds a {type(contents).__name__}, expected a dict")
-        return contents
-
-    def _check_entries(self, contents: dict[str, Any], kind: str) -> Iterator[int]:
-        """Gives the ids of the entries of a kind."""
-        entries = contents.get(kind, [] if kind == "annotations" else None)
-        if not isinstance(entries, list):
-            raise DataError(
-                f"{self.json_file} has no list {kind!r}, expected COCO's format: {', '.join(_COCO)}"
-            )
-        seen = set()
-        for index, entry in enumerate(entries):
-            for field, types, wanted in _COCO[kind]:
-                value = entry.get(field) if isinstance(entry, dict) else None
-                if not isinstance(value, types):
-                    self._refuse(kind, index, field, value, wanted)
-            if entry["id"] in seen:
-                self._refuse(kind, index, "id", entry["id"], "an id that no other has")
-            seen.add(entry["id"])
-            yield entry["id"]
-
-    def _check_annotations(self, contents: dict[str, Any], ids: dict[str, set[int]]) -> None:
-        for index, entry in enumerate(contents.get("annotations", [])):
-            box = entry["bbox"]
-            if len(box) != 4 or not all(isinstance(x, (int, float)) for x in box):
-                self._refuse("annotations", index, "bbox", box, "four numbers")
-            for field, kind in (("image_id", "images"), ("category_id", "categories")):
-                if entry[field] not in ids[kind]:
-                    wanted = f"the id of one of the {kind}"
-                    self._refuse("annotations", index, field, entry[field], wanted)
-
     def _check_images(self, images: list[Record]) -> None:
         if "://" in self.image_root:
             return
         for index, image in enumerate(images):
             path = os.path.join(self.image_root, image["file_name"])
             if not os.path.isfile(path):
-                self._refuse("images", index, "file_name", path, "the path of a file")
-
-    def _refuse(self, kind: str, index: int, field: str, value: Any, wanted: str) -> None:
-        raise DataError(f"{self.json_file}: {kind}[{index}] has {field}={value!r}, not {wanted}")
+                entry = f"{self.json_file}: images[{index}]"
+                raise wrong_entry(entry, "file_name", path, "the path of a file")
 
 
 @dataclass(frozen=True)
@@ -161,50 +97,14 @@ class VocFolder:
 
     def check(self, known: Sequence[str] | None = None) -> list[str]:
         """As in `Source`; not all of `known` must occur."""
-        names = {name for image in self._images() for name in self._names(image, known)}
-        if not names:
-            raise DataError(f"{self._list} lists no image with an object")
+        names = voc_classes(self.folder, self.split, known)
+        if known is None and not names:
+            raise DataError(f"{voc_list(self.folder, self.split)} lists no image with an object")
         return sorted(names) if known is None else list(known)
 
     def register(self, name: str, classes: Sequence[str]) -> None:
         """As in `Source`, for the evaluators of COCO and of Pascal VOC 2007."""
         register_pascal_voc(name, self.folder, self.split, 2007, list(classes))
-
-    @property
-    def _list(self) -> Path:
-        return Path(self.folder, "ImageSets", "Main", f"{self.split}.txt")
-
-    def _images(self) -> list[str]:
-        if not self._list.is_file():
-            raise DataError(f"{self._list} is not a file: {_VOC_LAYOUT}")
-        images = [line.strip() for line in self._list.read_text().splitlines() if line.strip()]
-        # numpy, by which Detectron2 reads the list, takes a single line for no list.
-        if len(images) < 2 or any(len(image.split()) > 1 for image in images):
-            raise DataError(
-                f"{self._list} must name two images or more, each on a line of its own without "
-                "anything else"
-            )
-        return images
-
-    def _names(self, image: str, known: Sequence[str] | None) -> Iterator[str]:
-        """Gives the class of each object of an image."""
-        picture = Path(self.folder, "JPEGImages", f"{image}.jpg")
-        file = Path(self.folder, "Annotations", f"{image}.xml")
-        for path in (picture, file):
-            if not path.is_file():
-                raise DataError(f"{path} is not a file, and {self._list} lists {image}")
-        try:
-            root = ElementTree.parse(file).getroot()
-        except ElementTree.ParseError as error:
-            raise DataError(f"{file} is not an XML file: {error}") from error
-        _check_numbers(root, _SIZE, int, f"{file}: the annotation")
-        for index, entry in enumerate(root.findall("object")):
-            _check_numbers(entry, _BOX, float, f"{file}: object[{index}]")
-            name = entry.findtext("name") or ""
-            if not name or known is not None and name not in known:
-                expected = "text" if known is None else f"one of {_listed(known)}"
-                raise DataError(f"{file}: object[{index}] has name={name!r}, not {expected}")
-            yield name
 
 
 def load_own_dataset(
@@ -232,8 +132,8 @@ def load_own_dataset(
     found = MetadataCatalog.get(names).thing_classes
     if found != list(classes):
         raise DataError(
-            f"data set '{names}' has the classes {_listed(found)}, and the config has "
-            f"{_listed(classes)}: the annotations are others than when it was written"
+            f"data set '{names}' has the classes {listed(found)}, and the config has "
+            f"{listed(classes)}: the annotations are others than when it was written"
         )
     return records
 
@@ -251,20 +151,3 @@ def _register(name: str, source: Source, classes: tuple[str, ...]) -> None:
         MetadataCatalog.remove(name)
     source.register(name, classes)
     _registered[name] = source, classes
-
-
-def _check_numbers(
-    entry: ElementTree.Element, paths: Sequence[str], number: type, what: str
-) -> None:
-    for path in paths:
-        text = entry.findtext(path)
-        try:
-            number(text)
-        except (TypeError, ValueError) as error:
-            kind = "an integer" if number is int else "a number"
-            raise DataError(f"{what} has {path}={text!r}, not {kind}") from error
-
-
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    rest = f", ... ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + rest
