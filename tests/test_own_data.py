@@ -204,7 +204,7 @@ CAT = {"id": 3, "name": "cat"}
         ({"categories": [CAT, CAT]}, r"categories\[1\] has id=3, not an id that no other has"),
         ({"categories": [{"id": 3}]}, r"categories\[0\] has name=None, not text"),
         ({"images": [IMAGE, 7]}, r"boxes.json: images\[1\] has id=None, not an integer"),
-        ({"images": [{**IMAGE, "width": "40"}]}, r"images\[0\] has width='40', not a number"),
+        ({"images": [{**IMAGE, "width": "40"}]}, r"images\[0\] has width='40', not a whole number"),
         (
             {"images": [{**IMAGE, "file_name": "9.png"}]},
             r"images\[0\] has file_name=.*images/9.png",
@@ -225,7 +225,12 @@ def test_a_wrong_entry_of_a_coco_file_is_named(tmp_path, changes, message):
     ("file", "old", "new", "message"),
     [
         ("Annotations/one.xml", "<object>", "<object", "one.xml is not an XML file: .* line 1"),
-        ("Annotations/one.xml", "<width>40</width>", "", "one.xml: the .* size/width=None, not an"),
+        (
+            "Annotations/one.xml",
+            "<width>40</width>",
+            "",
+            "one.xml: the .* size/width=None, not a whole",
+        ),
         ("Annotations/one.xml", "<xmin>6", "<xmin>a", r"object\[0\] has bndbox/xmin='a', not a nu"),
         ("Annotations/one.xml", "<name>cat</name>", "", r"one.xml: object\[1\] has name=''"),
         ("Annotations/one.xml", ">cat<", ">fox<", r"object\[1\] has name='fox', not one of 'cat'"),
@@ -258,6 +263,10 @@ def test_a_wrong_entry_of_a_voc_folder_is_named(tmp_path, file, old, new, messag
         (["--data", "broken.yaml"], "broken.yaml: .*line 1"),
         (["--data", "list.yaml"], "list.yaml: expected `train` and `val`, or `val` alone"),
         (["--data", "text.yaml"], "text.yaml: val is 'x', expected json and images"),
+        (["--data", "latin.yaml"], "latin.yaml: .*can't decode byte 0xfc"),
+        (["--data", "deep.yaml"], "deep.yaml: .*recursion"),
+        (["--data", "date.yaml"], "date.yaml: month must be in 1..12"),
+        (["--data", "bomb.yaml"], r"bomb.yaml: val has {'json': \[\['x'\], .*\.\.\."),
     ],
 )
 def test_options_that_cannot_work_are_named(tmp_path, monkeypatch, arguments, message):
@@ -266,6 +275,11 @@ def test_options_that_cannot_work_are_named(tmp_path, monkeypatch, arguments, me
     Path("broken.yaml").write_text("val: {json: [}")
     Path("list.yaml").write_text("[1, 2]")
     Path("text.yaml").write_text("val: x")
+    Path("latin.yaml").write_bytes(b"val: \xfc")
+    Path("deep.yaml").write_text("val: " + "[" * 10_000)
+    Path("date.yaml").write_text("val: 2026-13-45")
+    levels = "".join(f", &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(30))
+    Path("bomb.yaml").write_text(f"val: {{json: [&a0 [x]{levels}]}}")
     with pytest.raises(ConfigError, match=message):
         config_of(*arguments)
 

@@ -21,6 +21,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
 from ..data import CocoFiles, VocFolder, load_own_dataset
+from ..data.errors import shown
 from ..evaluation import DetectionEvaluator
 from .config import ConfigError
 
@@ -139,7 +140,7 @@ def _read(path: str) -> dict[str, dict[str, Any]]:
         # Not LazyConfig's loader for YAML, which would run what the file says.
         python = path.endswith(".py")
         content = LazyConfig.load(path) if python else yaml.safe_load(Path(path).read_text())
-    except (SyntaxError, yaml.YAMLError) as error:
+    except (SyntaxError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"--data {path}: {' '.join(str(error).split())}") from error
     if OmegaConf.is_config(content):
         content = OmegaConf.to_container(content)
@@ -147,7 +148,7 @@ def _read(path: str) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"--data {path}: expected `train` and `val`, or `val` alone")
     for part, entry in content.items():
         if not isinstance(entry, dict):
-            raise ConfigError(f"--data {path}: {part} is {entry!r}, {EXPECTED}")
+            raise ConfigError(f"--data {path}: {part} is {shown(entry)}, {EXPECTED}")
     return content
 
 
@@ -157,7 +158,7 @@ def _source(entry: Mapping[str, Any], folder: str, what: str) -> OwnSource:
             place, second = (entry[key] for key in keys)
             second = second if keys[1] == "split" else _absolute(second, folder)
             return kind(_absolute(place, folder), second)
-    raise ConfigError(f"{what} has {entry}, {EXPECTED}")
+    raise ConfigError(f"{what} has {shown(dict(entry))}, {EXPECTED}")
 
 
 def _absolute(path: str, folder: str) -> str:
