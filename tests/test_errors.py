@@ -1,0 +1,54 @@
+"""How a command ends: a sentence for what can be put right, a traceback for a fault of the code."""
+
+import pytest
+
+from samdetr.checkpoint import CheckpointError
+from samdetr.convergence.curves import LogError
+from samdetr.convergence.results import StudyError
+from samdetr.convert import ConversionError
+from samdetr.data import DataError
+from samdetr.engine import ConfigError
+from samdetr.errors import EXIT_CODE, SamdetrError, refusing
+from samdetr.export import ExportError
+from samdetr.inputs import InputError
+
+OURS = (
+    CheckpointError,
+    ConfigError,
+    ConversionError,
+    DataError,
+    ExportError,
+    InputError,
+    LogError,
+    StudyError,
+)
+WORKER = """Caught DataError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "mapper.py", line 1, in __call__
+samdetr.data.DataError: a.jpg has no pixels
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        *((kind("a.txt has 3,\n  expected 4"), "a.txt has 3, expected 4") for kind in OURS),
+        (DataError(WORKER), "samdetr.data.DataError: a.jpg has no pixels"),
+        (FileNotFoundError(2, "No such file or directory", "a.txt"), "a.txt: No such file or dir"),
+        (OSError("no room"), "no room"),
+        (ModuleNotFoundError("drawing needs cv2"), "drawing needs cv2"),
+    ],
+)
+def test_what_can_be_put_right_is_one_sentence(error, sentence, capsys):
+    with pytest.raises(SystemExit) as stopped, refusing("tool.py"):
+        raise error
+    assert stopped.value.code == EXIT_CODE == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tool.py: {sentence}")
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), RuntimeError("x")])
+def test_a_fault_of_the_code_keeps_its_traceback(error):
+    assert not isinstance(error, SamdetrError)
+    with pytest.raises(type(error)), refusing("tool.py"):
+        raise error
