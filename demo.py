@@ -25,6 +25,7 @@ try:
     from samdetr import Predictor
     from samdetr.data import example_image
     from samdetr.demo import Plan, plan_camera, plan_files, run
+    from samdetr.engine.trust import add_trust_option
     from samdetr.errors import EXIT_CODE, refusing
 except ModuleNotFoundError as error:
     if error.name != "samdetr":
@@ -93,6 +94,7 @@ def argument_parser() -> argparse.ArgumentParser:
     model("--device", help="such as cpu (default: a GPU if there is one)")
     model("--threshold", type=float, default=0.5, help="lowest score (default: 0.5)")
     model("--batch-size", type=int, default=1, help="images at a time (default: 1)")
+    add_trust_option(parser)
     model("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config")
     return parser
 
@@ -112,6 +114,7 @@ def make_predictor(options: argparse.Namespace) -> Predictor:
         options.threshold,
         options.batch_size,
         options.opts,
+        options.trusted_config,
     )
 
 

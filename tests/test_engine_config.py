@@ -77,9 +77,10 @@ def test_an_unknown_argument_passes_where_the_call_takes_any_and_none_is_close(t
     cfg.model = {"_target_": "test_engine_config.takes_any", "depth": 3}
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
 
-    assert load_config(str(tmp_path / "config.yaml"), ["model.width=2"]).model.width == 2
+    file = str(tmp_path / "config.yaml")
+    assert load_config(file, ["model.width=2"], trusted=True).model.width == 2
     with pytest.raises(ConfigError, match="nearest is 'model.depth'"):
-        load_config(str(tmp_path / "config.yaml"), ["model.dept=2"])
+        load_config(file, ["model.dept=2"], trusted=True)
 
 
 def takes_any(depth, **others):
@@ -103,7 +104,7 @@ def test_a_saved_config_loads_again_and_makes_the_same_things(tmp_path):
     cfg = load_config(TOY, ["model.dim=5"])
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
 
-    again = load_config(str(tmp_path / "config.yaml"), ["model.num_classes=3"])
+    again = load_config(str(tmp_path / "config.yaml"), ["model.num_classes=3"], trusted=True)
 
     model = instantiate(again.model)
     assert model.head.weight.shape == (3, 5)

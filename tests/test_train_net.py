@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on_at_its_last_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     in_process(MINI, tmp_path, *settings, resume=True)
 
-    cfg = load_config(str(tmp_path / "config.yaml"))
+    cfg = load_config(str(tmp_path / "config.yaml"), trusted=True)
     factor = instantiate(cfg.lr_multiplier)
     metrics = [row for row in rows(tmp_path / "metrics.json") if "total_loss" in row]
     assert [row["iteration"] for row in metrics] == list(range(8))
@@ -131,7 +131,9 @@ def test_eval_only_prints_the_figures_of_a_checkpoint(tmp_path, monkeypatch):
     LazyConfig.save(cfg, "config.yaml")
     figures = evaluate(cfg)["bbox"]
 
-    code, output = train_net(["--config-file", "config.yaml", "--eval-only"], tmp_path)
+    code, output = train_net(
+        ["--config-file", "config.yaml", "--trusted-config", "--eval-only"], tmp_path
+    )
 
     assert code == 0, output
     assert "|  AP   |  AP50  |" in output

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from samdetr import analysis, paper
 from samdetr.engine import load_config
+from samdetr.engine.trust import add_trust_option
 from samdetr.errors import refusing
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "coco"
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="of an image in pixels, as often as wanted (default: 800 1067 and 800 1199)",
     )
     parser.add_argument("overrides", nargs="*", help="key=value, for --config-file")
+    add_trust_option(parser)
     options = parser.parse_args(arguments)
     if options.paper and options.overrides:
         parser.error("overrides go with --config-file, not with --paper")
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.paper:
             print(paper.paper_table(CONFIGS, sizes))
         else:
-            cfg = load_config(options.config_file, options.overrides)
+            cfg = load_config(options.config_file, options.overrides, options.trusted_config)
             model = analysis.build(cfg.model)
             print(analysis.part_table(analysis.analyze(model, sizes)))
 

@@ -21,6 +21,7 @@ from samdetr.benchmark import run, table
 from samdetr.benchmark.cases import DTYPES, WORK, Case, Setting
 from samdetr.benchmark.loading import Source
 from samdetr.benchmark.scaling import AXES
+from samdetr.engine.trust import add_trust_option
 from samdetr.errors import refusing
 from samdetr.outputs import check_files
 
@@ -79,6 +80,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--threads", type=at_least(1), help="of the CPU (default: as torch has it)")
     add("--json", type=Path, metavar="FILE", help="write all figures here")
     add("overrides", nargs="*", help="key=value, anywhere; for all configs")
+    add_trust_option(parser)
     add_model_options(parser)
     loading = parser.add_argument_group("for --mode loading").add_argument
     loading("--batches", type=at_least(1), default=8, help="of a turn (default: 8)")
@@ -187,6 +189,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
         options.overrides,
         options.against,
         options.compile,
+        options.trusted_config,
     )
     if options.mode == LOADING:
         measure = benchmark_loading

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from samdetr.convert.command import AUTO, Output, convert_file, describe_file, export_official
 from samdetr.convert.files import FORMATS
 from samdetr.convert.sources import SOURCES
+from samdetr.engine.trust import add_trust_option
 from samdetr.errors import refusing
 
 DETECT, HALF, TO_OFFICIAL = "detect", "half", "to-official"
@@ -65,6 +66,7 @@ def add_options_to_ours(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="an error unless the weights fit the model of this config",
     )
+    add_trust_option(parser)
     add("--author", default="", help="`__author__` of the file (default: samdetr, torchvision)")
     add(
         "--matching-heuristics",
@@ -109,6 +111,7 @@ def run(options: argparse.Namespace) -> str:
         select_coco80=options.coco80,
         config_file=options.config_file,
         trusted=options.trusted,
+        trusted_config=options.trusted_config,
     )
 
 

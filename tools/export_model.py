@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from samdetr.engine.trust import add_trust_option
 from samdetr.errors import refusing
 from samdetr.export import (
     FORMATS,
@@ -78,6 +79,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="sizes to compare at (default: three that the config's test images have)",
     )
     add("overrides", nargs="*", help="key=value, anywhere")
+    add_trust_option(parser)
     return parser
 
 
@@ -96,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
                 options.weights,
                 options.output,
                 settings,
+                trusted=options.trusted_config,
             )
         except DisagreementError as error:
             sys.exit(f"{parser.prog}: {error}")

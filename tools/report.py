@@ -18,6 +18,7 @@ from samdetr import visualize
 from samdetr.checkpoint import Checkpointer
 from samdetr.convergence.curves import METRICS, read_rows
 from samdetr.engine import build_model, load_config
+from samdetr.engine.trust import add_trust_option
 from samdetr.errors import refusing
 from samdetr.inputs import InputError
 from samdetr.outputs import make_writable
@@ -30,13 +31,13 @@ def held_out(cfg: DictConfig, count: int) -> list[dict]:
     return [mapper(x) for x in instantiate(cfg.dataloader.test.dataset)[:count]]
 
 
-def report(folder: Path, count: int, threshold: float) -> None:
+def report(folder: Path, count: int, threshold: float, trusted: bool) -> None:
     for name in ("config.yaml", METRICS, "last_checkpoint"):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing: not the folder of a run")
     make_writable(folder)
     metrics = read_rows(folder / METRICS)
-    cfg = load_config(str(folder / "config.yaml"))
+    cfg = load_config(str(folder / "config.yaml"), trusted=trusted)
     cfg.train.device = "cpu"  # wherever it was trained
     checkpoint = Checkpointer(build_model(cfg).eval(), str(folder))
     checkpoint.load(checkpoint.newest())
@@ -59,9 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--threshold", type=float, default=0.4, help="lowest score drawn (default: 0.4)"
     )
+    add_trust_option(parser)
     options = parser.parse_args(arguments)
     with refusing(parser.prog):
-        report(options.folder, options.count, options.threshold)
+        report(options.folder, options.count, options.threshold, options.trusted_config)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from samdetr import inspection, model_zoo
+from samdetr.engine.trust import add_trust_option
 from samdetr.errors import EXIT_CODE, refusing
 from samdetr.outputs import make_writable
 
@@ -57,6 +58,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--html", action="store_true", help="OUTPUT/index.html too, a page with a slider of layers")
     add("--dpi", type=positive, default=100, help="of the pictures (default: 100)")
     add("--device", help="such as cpu (default: a GPU if there is one)")
+    add_trust_option(parser)
     return parser
 
 
@@ -65,7 +67,7 @@ def visualize(options: argparse.Namespace) -> list[str]:
     records = inspection.image_records(options.images)
     make_writable(options.output)
     pairs = options.model or [(SHIPPED, model_zoo.get_checkpoint(SHIPPED))]
-    models = inspection.load_contestants(pairs, options.device)
+    models = inspection.load_contestants(pairs, options.device, options.trusted_config)
     inspection.check_queries(models[0], options.queries)
     records = records or inspection.held_out(models[0], options.count)
     written, failures = inspection.draw_images(

@@ -2,6 +2,8 @@
 
 Detectron2's checkpointer fills what fits and warns about the rest; a detector loaded from another
 variant's file then runs and finds nothing. Here a file fits, or it is an error.
+
+A file may come from anybody: nothing in it is run, whatever its format.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from .errors import SamdetrError
 from .saving import AtomicCheckpointer
+from .unpickling import load_arrays
 
 BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 has the last stage in its heads
 PYRAMID = ("backbone.fpn_", "backbone.top_block.")  # a backbone's file has no feature pyramid
@@ -117,14 +120,55 @@ class Checkpointer(AtomicCheckpointer):
         finally:
             self._parsed_url_during_load = None  # what a failed load leaves behind
 
+    def get_checkpoint_file(self) -> str:
+        """The last checkpoint of the folder.
+
+        Raises:
+            CheckpointError: if `last_checkpoint` does not name a file in it.
+        """
+        try:
+            path = super().get_checkpoint_file()
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{self.save_dir}/last_checkpoint is no text: {error}") from error
+        name = path.removeprefix(self.save_dir).lstrip("/")
+        if path and (name in ("", ".", "..") or os.path.basename(name) != name):
+            raise CheckpointError(
+                f"{self.save_dir}/last_checkpoint names {path!r}, expected a file beside it"
+            )
+        return path
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
-            # Files of DETR and its kin hold their command line beside the weights.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                return super()._load_file(filename)
+            content = self._read(filename)
         except Exception as error:  # an unpickler of other bytes ends in errors of many types
-            reason = str(error).splitlines()[:1]
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise CheckpointError(f"{filename} cannot be read as a checkpoint: {reason}") from error
+        weights = content.get("model") if isinstance(content, dict) else None
+        if (
+            not weights
+            or not isinstance(weights, dict)
+            or not all(
+                isinstance(key, str) and isinstance(value, torch.Tensor)
+                for key, value in weights.items()
+            )
+        ):
+            raise CheckpointError(
+                f"{filename} holds no weights: expected tensors by name, alone or under 'model'"
+            )
+        return content
+
+    def _read(self, filename: str) -> Any:
+        """As in Detectron2, of whose formats three are pickles."""
+        if filename.endswith(".pkl"):
+            return _of_zoo(load_arrays(filename))
+        if filename.endswith(".pyth"):
+            return _of_pycls(self._torch_load(filename))
+        return super()._load_file(filename)
+
+    def _torch_load(self, f: str) -> Any:
+        # Files of DETR and its kin hold their command line beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(f, map_location="cpu", weights_only=True)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
         keys = self.model.state_dict().keys()
@@ -187,6 +231,22 @@ class InitialCheckpointer(Checkpointer):
             )
         else:
             super()._judge(difference)
+
+
+def _of_zoo(content: dict[str, Any]) -> dict[str, Any]:
+    """A file of Detectron2's zoo, or of Detectron's, as Detectron2 reads them."""
+    if "model" in content and "__author__" in content:
+        return content
+    weights = content.get("blobs", content)
+    weights = {key: value for key, value in weights.items() if not key.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _of_pycls(content: dict[str, Any]) -> dict[str, Any]:
+    """A file of pycls, as Detectron2 reads it."""
+    weights = content["model_state"].items()
+    weights = {key: value for key, value in weights if not key.endswith("num_batches_tracked")}
+    return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
 
 
 def _listed(keys: Sequence[str]) -> str:

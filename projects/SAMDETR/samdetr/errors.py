@@ -16,6 +16,10 @@ class SamdetrError(ValueError):
     """Input that cannot be used; the message names it, its value and what would be right."""
 
 
+class ConfigError(SamdetrError):
+    """A config file or an override that cannot work."""
+
+
 # What is missing is a file or an extra of this package.
 FAULTS = (SamdetrError, OSError, ModuleNotFoundError)
 
@@ -35,10 +39,15 @@ def refusing(program: str) -> Iterator[None]:
 
 
 def sentence(error: Exception) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line; a name from a file cannot steer the terminal in it."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        return printable(f"{error.filename}: {error.strerror}")
     lines = [line.strip() for line in str(error).splitlines()]
     if lines and lines[0].startswith("Caught "):  # by a worker of a loader, with its traceback
         lines = [line for line in lines if line][-1:]
-    return " ".join(lines)
+    return printable(" ".join(lines))
+
+
+def printable(text: str) -> str:
+    """The text with control characters, and those that turn the writing direction, as escapes."""
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)

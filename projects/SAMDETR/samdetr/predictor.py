@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from detectron2.config import instantiate
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -23,6 +22,7 @@ from PIL import Image
 from . import model_zoo
 from .data import ImageError, convert_image, read_image
 from .engine import ConfigError
+from .engine.building import build as build_part
 from .inputs import image_files
 from .model_zoo.zoo import build
 
@@ -53,6 +53,7 @@ class Predictor:
         batch_size: images at a time. Those of other sizes are padded to the largest, which changes
             scores a little, as in evaluation.
         overrides: `key=value`, for a config that is not loaded yet.
+        trusted_config: if a config in YAML may call anything; a `.py` is a program and always may.
 
     Attributes:
         model: the detector, in evaluation mode.
@@ -72,18 +73,21 @@ class Predictor:
         threshold: float = 0.5,
         batch_size: int = 1,
         overrides: Sequence[str] = (),
+        trusted_config: bool = False,
     ):
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}, expected 0 to 1")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
-        cfg = config if isinstance(config, DictConfig) else model_zoo.load_any(config, overrides)
+        cfg = config
+        if not isinstance(cfg, DictConfig):
+            cfg = model_zoo.load_any(cfg, overrides, trusted_config)
         if checkpoint is None:
             checkpoint = _shipped_checkpoint(config)
         self.threshold = threshold
         self.batch_size = batch_size
         self.metadata = _metadata(cfg)
-        mapper = instantiate(cfg.dataloader.test.mapper)
+        mapper = build_part(cfg.dataloader.test.mapper, "dataloader.test.mapper")
         self._augmentations: T.AugmentationList = mapper.augmentations
         self._format: str = mapper.image_format
         self.model = build(cfg, os.fspath(checkpoint), device).eval()

@@ -87,12 +87,14 @@ class Case:
         against: "MODULE:FUNCTION", from the config's model on its device to the module that is
             measured in its place, which keeps Detectron2's contract of a detector.
         compiled: names of the submodules that `torch.compile` gets.
+        trusted: as in `engine.load_config`.
     """
 
     config: str
     overrides: tuple[str, ...] = ()
     against: str = ""
     compiled: tuple[str, ...] = ()
+    trusted: bool = False
 
     @property
     def name(self) -> str:
@@ -103,7 +105,7 @@ class Case:
 
     def load(self, device: str) -> DictConfig:
         """The config, for a device."""
-        cfg = load_config(self.config, self.overrides)
+        cfg = load_config(self.config, self.overrides, self.trusted)
         cfg.train.device = device
         return cfg
 

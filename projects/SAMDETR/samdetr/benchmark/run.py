@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..engine import ConfigError
@@ -22,6 +23,7 @@ def contestants(
     overrides: Sequence[str] = (),
     against: Sequence[str] = (),
     compiled: Sequence[str] = (),
+    trusted: bool = False,
 ) -> list[Case]:
     """The cases of a command line, the baseline of ratios first.
 
@@ -30,14 +32,16 @@ def contestants(
         overrides: of all of them.
         against: MODULE:FUNCTION, each on the first config's model.
         compiled: submodules; every config competes once as it is and once with these compiled.
+        trusted: as in `engine.load_config`, of all configs.
 
     Raises:
         ConfigError: if two would have the same name.
     """
-    cases = [Case(config, tuple(overrides)) for config in configs]
+    plain = [Case(config, tuple(overrides), trusted=trusted) for config in configs]
+    cases = [*plain]
     if compiled:
-        cases += [Case(config, tuple(overrides), compiled=tuple(compiled)) for config in configs]
-    cases += [Case(configs[0], tuple(overrides), function) for function in against]
+        cases += [replace(case, compiled=tuple(compiled)) for case in plain]
+    cases += [replace(plain[0], against=function) for function in against]
     twice = [name for name, count in Counter(x.name for x in cases).items() if count > 1]
     if twice:
         raise ConfigError(f"contestants must have different names, but there are two {twice[0]}")

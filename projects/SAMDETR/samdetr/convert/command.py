@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from detectron2.config import instantiate
 
 from ..checkpoint import TOLERATED, TRAINING_ONLY, Difference
 from ..engine import load_config
+from ..engine.building import build
 from .classes import coco80, coco91
 from .describe import describe
 from .files import AUTHOR, Checkpoint, check_output, half_precision, read_checkpoint, save_model
@@ -49,6 +49,7 @@ def convert_file(
     select_coco80: bool = False,
     config_file: str = "",
     trusted: bool = False,
+    trusted_config: bool = False,
 ) -> str:
     """Convert a file to our names or, if it is a backbone, to Detectron2's.
 
@@ -59,6 +60,7 @@ def convert_file(
         select_coco80: if of 91 class rows those of COCO's 80 classes are wanted.
         config_file: of the model that the weights have to fit; "" for any.
         trusted: if a `.pkl` may be read.
+        trusted_config: if the config may call anything, where it is in YAML.
 
     Returns:
         What the output is.
@@ -73,7 +75,7 @@ def convert_file(
         weights = converted(found.weights, source)
         weights = coco80(weights) if select_coco80 else weights
     if config_file:
-        check_fit(weights, config_file, path)
+        check_fit(weights, config_file, path, trusted_config)
     kind = SOURCES[source]
     return write(
         weights,
@@ -152,16 +154,18 @@ def write(weights: StateDict, output: Output, description: str) -> str:
     return f"{output.path}: {len(weights)} tensors, {description}"
 
 
-def check_fit(weights: StateDict, config_file: str, path: str | Path) -> None:
+def check_fit(
+    weights: StateDict, config_file: str, path: str | Path, trusted_config: bool = False
+) -> None:
     """Compare weights with the model of a config.
 
     Raises:
         ConversionError: if they do not fit; it says what either is.
         ConfigError: if the config cannot be loaded.
     """
-    cfg = load_config(config_file)
+    cfg = load_config(config_file, trusted=trusted_config)
     with torch.device("meta"):  # shapes are enough
-        model = instantiate(cfg.model).state_dict()
+        model = build(cfg.model, "model").state_dict()
     shared = [name for name in model if name in weights]
     difference = Difference(
         loaded=shared,

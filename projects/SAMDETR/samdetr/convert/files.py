@@ -2,7 +2,9 @@
 
 A file may come from anybody. Weights are read without running what a file holds: .safetensors has
 nothing but tensors, torch's format is read by its `weights_only`, and a .pkl, which is a program,
-is read just where the caller trusts it, and even then it may build arrays and nothing else.
+is read just where the caller trusts it, and even then it may build arrays and nothing else. (The
+same reading is enough for `samdetr.checkpoint`, whose default backbone is such a file. Here a file
+of unknown origin becomes one of ours, so that whoever converts it is asked first.)
 """
 
 from __future__ import annotations
@@ -15,23 +17,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..unpickling import load_arrays
 from .rules import ConversionError, StateDict
 
 AUTHOR = "samdetr"
 HEURISTICS = "matching_heuristics"
-NUMPY = ("numpy.core", "numpy._core")  # before version 2 and from there on
-ARRAY_PARTS = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),  # bytes, in older protocols
-    ("collections", "OrderedDict"),
-    *((f"{core}.multiarray", name) for core in NUMPY for name in ("_reconstruct", "scalar")),
-    *((f"{core}.numeric", "_frombuffer") for core in NUMPY),
-}
 
 
 class Checkpoint(NamedTuple):
@@ -46,16 +39,6 @@ class Checkpoint(NamedTuple):
     weights: StateDict
     matching_heuristics: bool = False
     arguments: dict[str, Any] = {}  # noqa: RUF012 - never changed
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Builds arrays and containers; anything else in a pickle could run code, and is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Called for every class and function that the pickle names."""
-        if (module, name) not in ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array")
-        return super().find_class(module, name)
 
 
 def read_checkpoint(path: str | Path, trusted: bool = False) -> Checkpoint:
@@ -83,7 +66,7 @@ def read_checkpoint(path: str | Path, trusted: bool = False) -> Checkpoint:
             f"{path} is a pickle, a format that can run code when it is read; if you trust whoever "
             "made it say so (--trusted)"
         )
-    return _checkpoint(_loaded(_load_arrays, path), path)
+    return _checkpoint(_loaded(load_arrays, path), path)
 
 
 def read_state_dict(path: str | Path) -> StateDict:
@@ -169,20 +152,6 @@ def _loaded(load: Callable[[Path], Any], path: Path) -> Any:
 def _load_torch(path: Path) -> Any:
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _load_arrays(path: Path) -> Any:
-    with path.open("rb") as file:
-        # Files of Python 2 are in this encoding, as in Detectron2.
-        return _with_tensors(ArrayUnpickler(file, encoding="latin1").load())
-
-
-def _with_tensors(content: Any) -> Any:
-    if isinstance(content, np.ndarray):
-        return torch.from_numpy(content)
-    return (
-        {k: _with_tensors(v) for k, v in content.items()} if isinstance(content, dict) else content
-    )
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

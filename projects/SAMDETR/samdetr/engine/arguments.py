@@ -7,8 +7,11 @@ import argparse
 from detectron2.engine import default_argument_parser
 from omegaconf import DictConfig, OmegaConf
 
-from .config import apply_overrides, load_config
+from .building import check_parts
+from .config import apply_overrides, check_config, read_config
+from .distributed import number_of_processes
 from .own_data import add_arguments, own_datasets, use
+from .trust import add_trust_option
 
 EPILOG = """
 Examples:
@@ -27,6 +30,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's, with own data, and a free port of this machine as the default meeting point."""
     parser = default_argument_parser(EPILOG)
     add_arguments(parser)
+    add_trust_option(parser)
     parser.set_defaults(dist_url="auto", datasets=None)
     return parser
 
@@ -39,13 +43,15 @@ def configure(args: argparse.Namespace) -> DictConfig:
             `args.datasets`, for the processes that are given it.
 
     Raises:
-        ConfigError: if the file, an option or an override cannot work.
+        ConfigError: if the file, an option or an override cannot work, or is not to be trusted.
         DataError: if own data is wrong.
     """
-    cfg = load_config(args.config_file)
+    cfg = read_config(args.config_file, args.trusted_config)
     if args.datasets is None:
         classes = OmegaConf.select(cfg, "dataloader.train.dataset.classes")
         args.datasets = own_datasets(args, classes)
     use(cfg, args.datasets)
     apply_overrides(cfg, args.opts)
+    check_config(cfg, number_of_processes(args))
+    check_parts(cfg)
     return cfg

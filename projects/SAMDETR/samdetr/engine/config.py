@@ -9,9 +9,8 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-import yaml
 from detectron2.config import LazyConfig
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
@@ -19,8 +18,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import SamdetrError
+from ..errors import ConfigError
+from .calls import check_calls, is_near
+from .settings import check_settings
+from .trust import read_yaml
 
 REQUIRED = (
     "model",
@@ -54,29 +57,35 @@ KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
 NOWHERE = object()  # what is looked up is not in the config
 
 
-class ConfigError(SamdetrError):
-    """A config file or an override that cannot work."""
-
-
-def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Read a config file and apply overrides to it.
+def load_config(path: str, overrides: Sequence[str] = (), trusted: bool = False) -> DictConfig:
+    """Read a config file, apply overrides to it and check it.
 
     Args:
-        path: a LazyConfig, `.py`, or the `config.yaml` that a run has saved.
+        path: a LazyConfig, `.py`, which is a program and runs, or the `config.yaml` of a run.
         overrides: `key=value` as in Hydra; `+key=value` for a key that is not there, or a value of
             another type.
+        trusted: if a config in YAML may call anything, as a `.py` may; see `engine.trust`.
 
     Raises:
-        ConfigError: if the file is missing, is broken or lacks a part, or if an override names an
-            unknown key or has a value of another type than the key's.
+        ConfigError: if the file is missing, is broken, lacks a part or is not to be trusted, if an
+            override names an unknown key or has a value of another type than the key's, or if a
+            key is unknown where it stands or has a value that cannot be.
     """
+    cfg = read_config(path, trusted)
+    apply_overrides(cfg, overrides)
+    check_config(cfg)
+    return cfg
+
+
+def read_config(path: str, trusted: bool = False) -> DictConfig:
+    """The first step of `load_config`."""
     if not PathManager.isfile(path):
         raise ConfigError(f"--config-file {path!r} is not a file")
     if not path.endswith((".py", ".yaml", ".yml")):
         raise ConfigError(f"--config-file {path!r} must be a .py or .yaml file")
     try:
-        cfg = LazyConfig.load(path)
-    except (SyntaxError, yaml.YAMLError) as error:
+        cfg = LazyConfig.load(path) if path.endswith(".py") else read_yaml(path, trusted)
+    except SyntaxError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--config-file {path} cannot be read: {reason}") from error
     lacking = [key for key in REQUIRED if OmegaConf.select(cfg, key, default=NOWHERE) is NOWHERE]
@@ -84,8 +93,32 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise ConfigError(
             f"{path} lacks {', '.join(lacking)}; configs/common/ has parts to import them from"
         )
-    apply_overrides(cfg, overrides)
     return cfg
+
+
+def check_config(cfg: DictConfig, processes: int = 1) -> None:
+    """Find what cannot work in a config, before anything is made of it and any data is read.
+
+    Args:
+        cfg: with `REQUIRED`, and its overrides.
+        processes: that share a batch.
+
+    Raises:
+        ConfigError: names the key, its value and what would be right.
+    """
+    content = _resolved(cfg)
+    check_calls(content)
+    check_settings(content, processes)
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = getattr(error, "full_key", None) or "the config"
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ConfigError(f"{key} refers to what is not there: {reason}") from error
+    return cast(dict[str, Any], content)
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -129,7 +162,7 @@ def _check_argument(cfg: DictConfig, key: str) -> None:
     parent, _, name = key.rpartition(".")
     arguments, takes_any = _arguments(OmegaConf.select(cfg, parent) if parent else None)
     # A call that takes any argument usually passes it on; one letter off is still a mistake.
-    if name in arguments or takes_any and not difflib.get_close_matches(name, arguments, 1, 0.8):
+    if name in arguments or takes_any and not any(is_near(name, x) for x in arguments):
         return
     known = [*_keys(OmegaConf.to_container(cfg)), *(f"{parent}.{x}" for x in arguments)]
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)

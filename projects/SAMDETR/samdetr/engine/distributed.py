@@ -56,6 +56,12 @@ def place_in(environment: Mapping[str, str]) -> Place | None:
     return place
 
 
+def number_of_processes(args: argparse.Namespace) -> int:
+    """How many processes a command line, or what has started this process, makes of a run."""
+    place = place_in(os.environ)
+    return place.world_size if place else max(args.num_gpus, 1) * args.num_machines
+
+
 def start(function: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """Call `function(args)` in every process of the run.
 

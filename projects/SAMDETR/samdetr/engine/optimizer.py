@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
-from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
+
+from ..errors import ConfigError
+from .building import build
 
 
 class BackboneFactor:
@@ -19,8 +22,8 @@ class BackboneFactor:
     """
 
     def __init__(self, factor: float = 0.1, prefix: str = "backbone."):
-        if factor < 0:
-            raise ValueError(f"factor is {factor}, must be 0 or more")
+        if not 0 <= factor < math.inf:
+            raise ValueError(f"factor is {factor}, must be 0 or more, and finite")
         self.factor = factor
         self.prefix = prefix
 
@@ -35,12 +38,16 @@ def build_optimizer(optimizer: DictConfig, model: nn.Module) -> torch.optim.Opti
         optimizer: whose `params` is a call that takes the model, such as Detectron2's
             `get_default_optimizer_params`.
         model: whose parameters it shall step.
+
+    Raises:
+        ConfigError: if it cannot be what its keys say.
     """
     optimizer.params.model = model
     try:
-        built: torch.optim.Optimizer = instantiate(optimizer)
+        built: torch.optim.Optimizer = build(optimizer, "optimizer")
     finally:
         del optimizer.params.model  # a config that holds a module can no longer be saved
+    _check(built)
     logger = logging.getLogger(__name__)
     for group in built.param_groups:
         size = sum(parameter.numel() for parameter in group["params"])
@@ -52,3 +59,14 @@ def build_optimizer(optimizer: DictConfig, model: nn.Module) -> torch.optim.Opti
             size,
         )
     return built
+
+
+def _check(optimizer: torch.optim.Optimizer) -> None:
+    """Find what torch's optimisers check of their defaults alone."""
+    for group in optimizer.param_groups:
+        for name in ("lr", "weight_decay"):
+            if not 0 <= group[name] < math.inf:
+                raise ConfigError(
+                    f"optimizer gives {len(group['params'])} tensors {name}={group[name]}, "
+                    "expected 0 or more, and finite"
+                )

@@ -24,6 +24,7 @@ from ..checkpoint import Checkpointer, CheckpointError, InitialCheckpointer, Mis
 from ..randomness import seed_all, use_deterministic_algorithms
 from ..stopping import StopRequest, outlive_signals
 from .arguments import configure
+from .building import build_and_try
 from .config import ConfigError
 from .distributed import share_cores, wrap
 from .hooks import BestCheckpointer, PeriodicCheckpointer, WeightsCheckpointer
@@ -80,10 +81,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
     """
     if torch.device(cfg.train.device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"train.device={cfg.train.device}, but torch finds no GPU: set it to cpu")
-    try:
-        model: nn.Module = instantiate(cfg.model)
-    except ValueError as error:
-        raise ConfigError(f"the model cannot be built: {error}") from error
+    model = build_and_try(cfg.model, "model")
     compile_parts(model, cfg.train.get("compile", []))  # older configs have none
     return model.to(cfg.train.device)
 
@@ -170,7 +168,6 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
     """
     settle_randomness(cfg)
     model = build_model(cfg)
-    evaluation = Evaluation(cfg, model)
     trainer = Trainer(
         wrap(model, **cfg.train.ddp),
         [],
@@ -179,6 +176,7 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         clip_grad=cfg.train.clip_grad,
         metrics_period=cfg.train.log_period,
     )
+    evaluation = Evaluation(cfg, model)  # reads data: what can fail without has come before
     checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
     seed = Seed(cfg.train.seed)
     with StopRequest() as stop:

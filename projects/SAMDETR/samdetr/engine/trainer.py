@@ -12,9 +12,8 @@ from detectron2.engine import SimpleTrainer
 from detectron2.engine.hooks import PeriodicWriter
 from torch import Tensor, nn
 
-from .config import ConfigError
-
-PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+from ..errors import ConfigError
+from .settings import PRECISIONS
 
 
 class Metrics(NamedTuple):

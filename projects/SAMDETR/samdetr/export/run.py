@@ -22,6 +22,7 @@ from .. import __version__
 from ..checkpoint import Checkpointer
 from ..data import ResizeShortestEdge
 from ..engine import load_config
+from ..engine.building import build_and_try
 from ..modeling import SAMDETR
 from .agreement import Difference, Pairs
 from .errors import DisagreementError, ExportError
@@ -72,11 +73,12 @@ def export_config(
     paths: Sequence[str | Path],
     settings: Settings,
     report: Callable[[Check], Any] = print,
+    trusted: bool = False,
 ) -> list[Check]:
     """Export the model of a config; `settings.sizes` may be empty for those the config suggests.
 
     Args:
-        config_file, overrides: as in `engine.load_config`.
+        config_file, overrides, trusted: as in `engine.load_config`.
         weights: checkpoint; "" leaves the random weights of `train.seed`, or of seed 0.
         paths, settings, report: as in `export_model`.
 
@@ -85,12 +87,12 @@ def export_config(
         ExportError, OSError: as `export_model`.
     """
     _check_paths(paths)
-    cfg = load_config(config_file, overrides)
+    cfg = load_config(config_file, overrides, trusted)
     resize = resizing(cfg)
     if not settings.sizes:
         settings = settings._replace(sizes=[resized(x, resize) for x in CHECKED_SHAPES])
     torch.manual_seed(max(cfg.train.seed, 0))
-    model = instantiate(cfg.model).eval()
+    model = build_and_try(cfg.model, "model").eval()
     Checkpointer(model).load(weights)
     description = {"resize": resize, "classes": class_names(cfg)}
     return export_model(model, paths, settings, description, report)

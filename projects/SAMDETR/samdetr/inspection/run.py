@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from .. import model_zoo
 from ..checkpoint import CheckpointError
+from ..engine.building import build as build_part
 from ..inputs import InputError, PathLike, image_files
 from ..model_zoo.zoo import build
 from ..modeling import SAMDETR
@@ -35,20 +36,21 @@ class Contestant(NamedTuple):
 
 
 def load_contestants(
-    pairs: Sequence[tuple[str, str]], device: str | None = None
+    pairs: Sequence[tuple[str, str]], device: str | None = None, trusted: bool = False
 ) -> list[Contestant]:
     """Trained models in evaluation mode.
 
     Args:
         pairs: of a config, by its file or its name in the zoo, and a checkpoint.
         device: such as "cpu"; None for that of the configs.
+        trusted: as in `engine.load_config`.
 
     Raises:
         ConfigError: if there is no such config or device.
         CheckpointError: if a checkpoint is not there or does not fit.
         InputError: if the attention of a model cannot be shown.
     """
-    configs = [model_zoo.load_any(config) for config, _ in pairs]
+    configs = [model_zoo.load_any(config, trusted=trusted) for config, _ in pairs]
     stems = [Path(config).stem for config, _ in pairs]
     contestants = []
     for (_, checkpoint), cfg, stem in zip(pairs, configs, stems):
@@ -57,7 +59,7 @@ def load_contestants(
         model = build(cfg, checkpoint, device).eval()
         check_attention(model)
         name = stem if stems.count(stem) == 1 else f"{stem} {Path(checkpoint).stem}"
-        mapper = instantiate(cfg.dataloader.test.mapper)
+        mapper = build_part(cfg.dataloader.test.mapper, "dataloader.test.mapper")
         contestants.append(Contestant(name, cfg, cast(SAMDETR, model), mapper, _classes(cfg)))
     return contestants
 

@@ -13,12 +13,12 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from torch import nn
 
 from ..checkpoint import Checkpointer
 from ..engine import ConfigError, build_model, load_config
+from ..engine.settings import check_device
 
 PACKAGE = Path(__file__).parents[1]
 WEIGHTS = PACKAGE / "weights"
@@ -84,8 +84,14 @@ def get_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     return load_config(get_config_file(name), overrides)
 
 
-def load_any(config: str | os.PathLike[str], overrides: Sequence[str] = ()) -> DictConfig:
+def load_any(
+    config: str | os.PathLike[str], overrides: Sequence[str] = (), trusted: bool = False
+) -> DictConfig:
     """A config by its file or, where there is no such file, by its name in the zoo.
+
+    Args:
+        config: file or name.
+        overrides, trusted: as in `samdetr.engine.load_config`.
 
     Raises:
         UnknownConfigError: if it is neither.
@@ -98,7 +104,7 @@ def load_any(config: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
         except UnknownConfigError as error:
             raise UnknownConfigError(f"{path} is not a file, and {error}") from None
     try:
-        return load_config(path, overrides)
+        return load_config(path, overrides, trusted)
     except ConfigError:
         raise
     except Exception as error:  # a config is code, in which anything may go wrong
@@ -138,20 +144,9 @@ def get(name: str, checkpoint: str | None = None, device: str | None = None) -> 
 def build(cfg: DictConfig, checkpoint: str, device: str | None = None) -> nn.Module:
     """A config's model with the weights of a checkpoint; arguments and errors as in `get`."""
     if device is not None:
-        _check_device(device)
+        check_device(device)
         cfg = deepcopy(cfg)
         cfg.train.device = device
     model = build_model(cfg)
     Checkpointer(model).load(checkpoint)
     return model
-
-
-def _check_device(name: str) -> None:
-    """One that torch knows; `build_model` looks whether there is a GPU at all."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is none: expected cpu, cuda or cuda:0") from error
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and 0 < count <= (device.index or 0):
-        raise ConfigError(f"device {name!r}, but the last GPU here is cuda:{count - 1}")

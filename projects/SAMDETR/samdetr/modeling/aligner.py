@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..structures import AlignedQueries, FeatureLevel
+from .arguments import at_least
 from .position import sine_embedding
 
 
@@ -23,6 +24,7 @@ class Gate(nn.Module):
 
     def __init__(self, dim: int, num_points: int):
         super().__init__()
+        at_least(1, dim=dim, num_points=num_points)
         self.num_points = num_points
         self.coefficients = nn.Linear(dim, num_points * dim)
 

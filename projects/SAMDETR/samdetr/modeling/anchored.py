@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ..structures import FeatureLevel, Predictions, Queries
+from .arguments import at_least
 from .decoder import MAX_REFERENCE, Decoder, PredictionHead
 from .layers import xavier_matrices_
 from .position import LearnedQueryPosition
@@ -33,6 +34,7 @@ class AnchoredQueryPosition(LearnedQueryPosition):
 
     def __init__(self, num_queries: int, dim: int, num_layers: int = 2):
         super().__init__(num_queries, dim)
+        at_least(1, num_layers=num_layers)
         self.anchor = MLP(dim, [dim] * (num_layers - 1) + [2])
         xavier_matrices_(self.anchor)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ..structures import AlignedQueries, FeatureLevel
+from .arguments import at_least, between
 from .kernels import SeparableBias, attend
 
 
@@ -28,6 +29,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 def check_heads(dim: int, num_heads: int) -> None:
     """Raise ValueError unless the heads divide the width."""
+    at_least(1, dim=dim, num_heads=num_heads)
     if dim % num_heads:
         raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
 
@@ -44,6 +46,7 @@ class MultiheadAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
         super().__init__()
         check_heads(dim, num_heads)
+        between(0, 1, dropout=dropout)
         self.num_heads = num_heads
         self.in_proj = nn.Linear(dim, 3 * dim)  # query, key and value; initialised as one matrix
         self.output = nn.Linear(dim, dim)

@@ -14,6 +14,7 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, distributed, nn
 
 from ..structures import Predictions, Targets
+from .arguments import between
 from .boxes import corners, generalized_iou
 
 
@@ -36,6 +37,15 @@ class SetCriterion(nn.Module):
         gamma: float = 2.0,
     ):
         super().__init__()
+        between(
+            0,
+            float("inf"),
+            class_weight=class_weight,
+            bbox_weight=bbox_weight,
+            giou_weight=giou_weight,
+            gamma=gamma,
+        )
+        between(0, 1, alpha=alpha)
         self.matcher = matcher
         self.weights = {"loss_ce": class_weight, "loss_bbox": bbox_weight, "loss_giou": giou_weight}
         self.alpha = alpha

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ..structures import FeatureLevel, Predictions, Queries
+from .arguments import at_least
 from .layers import FeedForward, clones, full_precision, reset_parameters, xavier_matrices_
 
 # Predictions start from a reference at most this far from 0, the logit of 1e-5, as in DETR's kin.
@@ -101,6 +102,7 @@ class PredictionHead(nn.Module):
 
     def __init__(self, dim: int, num_classes: int):
         super().__init__()
+        at_least(1, dim=dim, num_classes=num_classes)
         self.num_classes = num_classes
         self.classes = nn.Linear(dim, num_classes)
         self.boxes = MLP(dim, [dim, dim, 4])

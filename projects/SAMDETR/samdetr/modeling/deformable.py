@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..structures import FeatureLevel
+from .arguments import at_least, between
 from .attention import check_heads
 from .layers import eager_on_cpu, numbers
 from .sampling import sample_levels
@@ -39,6 +40,8 @@ class DeformableAttention(nn.Module):
     ):
         super().__init__()
         check_heads(dim, num_heads)
+        at_least(1, num_levels=num_levels, num_points=num_points)
+        between(0, 1, dropout=dropout)
         self.num_levels = num_levels
         self.shape = (num_heads, num_levels, num_points)
         count = num_heads * num_levels * num_points

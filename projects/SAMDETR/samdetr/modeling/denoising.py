@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..structures import Queries, Targets
+from .arguments import at_least
 from .layers import numbers
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Denoising(nn.Module):
         max_queries: int = 500,
     ):
         super().__init__()
+        at_least(1, num_classes=num_classes, dim=dim)
         if not (0 <= label_noise <= 1 and 0 <= box_noise < 1):
             raise ValueError(
                 f"label_noise must be in [0, 1] and box_noise in [0, 1), got {label_noise} and "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..structures import FeatureLevel
+from .arguments import at_least
 from .attention import MultiheadAttention
 from .layers import FeedForward, clones, reset_parameters, xavier_matrices_
 
@@ -68,6 +69,7 @@ class Encoder(nn.Module):
 
     def __init__(self, layer: nn.Module, num_layers: int):
         super().__init__()
+        at_least(0, num_layers=num_layers)
         self.layers = nn.ModuleList(clones(layer, num_layers))
 
     def forward(self, levels: Sequence[FeatureLevel]) -> list[FeatureLevel]:

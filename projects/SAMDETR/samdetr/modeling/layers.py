@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import MLP
 
+from .arguments import at_least, between
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -21,6 +23,8 @@ class FeedForward(MLP):
     """The two-layer feed-forward network of a transformer layer, with DETR's two dropouts."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
+        at_least(1, dim=dim, hidden_dim=hidden_dim)
+        between(0, 1, dropout=dropout)
         super().__init__(dim, [hidden_dim, dim], dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ..structures import Predictions, Targets
+from .arguments import between
 from .boxes import corners, generalized_iou
 
 
@@ -44,6 +45,15 @@ class HungarianMatcher(nn.Module):
         gamma: float = 2.0,
     ):
         super().__init__()
+        between(
+            0,
+            float("inf"),
+            class_weight=class_weight,
+            bbox_weight=bbox_weight,
+            giou_weight=giou_weight,
+            gamma=gamma,
+        )
+        between(0, 1, alpha=alpha)
         self.class_weight = class_weight
         self.bbox_weight = bbox_weight
         self.giou_weight = giou_weight

@@ -16,6 +16,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ..structures import Predictions, Targets
+from .arguments import at_least
 from .backbone import fold_frozen_norms
 from .decoder import Decoder
 from .deformable import DeformableAttention
@@ -84,8 +85,17 @@ class SAMDETR(nn.Module):
                 f"inference_dtype is {inference_dtype!r}, must be float32, bfloat16 or float16"
             )
         self.inference_dtype: torch.dtype = getattr(torch, inference_dtype)
+        if input_format not in ("RGB", "BGR"):
+            raise ValueError(f"input_format is {input_format!r}, must be RGB or BGR")
+        at_least(1, num_classes=num_classes, num_queries=num_queries)
+        at_least(1, detections_per_image=detections_per_image)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor([*values]).view(-1, 1, 1), persistent=False)
+        if not (len(pixel_mean) == len(pixel_std) == 3 and min(pixel_std) > 0):
+            raise ValueError(
+                f"pixel_mean is {pixel_mean} and pixel_std {pixel_std}, must be three numbers "
+                "each, of pixel_std above 0"
+            )
         self._check()
 
     def _check(self) -> None:
@@ -116,6 +126,9 @@ class SAMDETR(nn.Module):
             raise ValueError(
                 f"num_classes is {self.num_classes}, decoder.head has {self.decoder.num_classes}"
             )
+        labels = getattr(self.denoising, "num_classes", self.num_classes)
+        if labels != self.num_classes:
+            raise ValueError(f"num_classes is {self.num_classes}, denoising has {labels}")
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Detectron2's contract of a detector.

@@ -28,8 +28,8 @@ def mini_resnet(
         freeze_at: stages to freeze from the input on: 1 the stem, 2 also res2, and so on.
     """
     unknown = set(out_features) - set(STAGES)
-    if unknown:
-        raise ValueError(f"out_features has {sorted(unknown)}: expected some of {list(STAGES)}")
+    if unknown or not out_features:
+        raise ValueError(f"out_features is {[*out_features]}: expected some of {list(STAGES)}")
     stages, channels = [], STEM_CHANNELS
     for name, (blocks, width) in STAGES.items():
         first_stride = 1 if name == "res2" else 2

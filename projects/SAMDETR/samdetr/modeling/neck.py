@@ -12,6 +12,7 @@ from detectron2.layers import get_norm
 from torch import Tensor, nn
 
 from ..structures import FeatureLevel
+from .arguments import at_least
 
 
 class ChannelMapper(nn.Module):
@@ -28,6 +29,7 @@ class ChannelMapper(nn.Module):
 
     def __init__(self, in_channels: Mapping[str, int], dim: int, position: nn.Module, norm: str):
         super().__init__()
+        at_least(1, dim=dim, **{"the number of in_channels": len(in_channels)})
         self.in_channels = dict(in_channels)
         self.position = position
         self.projections = nn.ModuleList()

@@ -14,6 +14,7 @@ from detectron2.layers import ROIAlign
 from torch import Tensor, nn
 
 from ..structures import FeatureLevel
+from .arguments import at_least
 from .boxes import corners
 from .layers import eager_on_cpu, full_precision
 from .regions import DenseRegions, GatheredRegions, PooledRegions, Regions
@@ -33,6 +34,7 @@ class RoIAlignPooler(nn.Module):
 
     def __init__(self, size: int = 7):
         super().__init__()
+        at_least(1, size=size)
         self.size = size
         self.pool = ROIAlign((size, size), spatial_scale=1.0, sampling_ratio=0, aligned=True)
 
@@ -65,6 +67,7 @@ class SeparablePooler(nn.Module):
 
     def __init__(self, size: int = 7):
         super().__init__()
+        at_least(1, size=size)
         self.size = size
 
     def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
@@ -91,6 +94,7 @@ class GatherPooler(nn.Module):
 
     def __init__(self, size: int = 7):
         super().__init__()
+        at_least(1, size=size)
         self.size = size
 
     def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
@@ -111,6 +115,7 @@ class FastestPooler(nn.Module):
 
     def __init__(self, size: int = 7):
         super().__init__()
+        at_least(1, size=size)
         self.size = size
         self.gather = GatherPooler(size)
         self.operator = RoIAlignPooler(size)

@@ -41,7 +41,7 @@ def sine(points: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
 
 def check_sine_dim(dim: int) -> None:
     """Raise ValueError unless a sine embedding can have this many channels."""
-    if dim % 4:
+    if dim < 4 or dim % 4:
         raise ValueError(f"dim must be a multiple of 4, got {dim}")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..convert import read_state_dict
 from ..structures import Queries
+from .arguments import at_least
 
 LEARNED = "queries.reference.weight"  # the boxes of a LearnedReference in a checkpoint
 
@@ -30,6 +31,7 @@ class LearnedReference(nn.Module):
 
     def __init__(self, num_queries: int, dim: int):
         super().__init__()
+        at_least(1, num_queries=num_queries, dim=dim)
         self.num_queries = num_queries
         self.dim = dim
         self.reference = nn.Embedding(num_queries, 4)  # normal(0, 1) logits of the boxes
@@ -52,6 +54,7 @@ class FixedReference(nn.Module):
 
     def __init__(self, reference: Tensor, dim: int, persistent: bool = True):
         super().__init__()
+        at_least(1, num_queries=len(reference), dim=dim)
         self.num_queries = len(reference)
         self.dim = dim
         self.register_buffer("reference", reference, persistent)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ..structures import FeatureLevel
+from .arguments import at_least
 from .layers import numbers
 from .regions import Regions
 
@@ -83,6 +84,8 @@ class KeypointResampler(nn.Module):
         hidden_dims: tuple[int, ...] = (256, 512, 512),
     ):
         super().__init__()
+        at_least(1, dim=dim, num_points=num_points, region_size=region_size)
+        at_least(1, reduced_dim=reduced_dim, hidden_dims=min(hidden_dims, default=0))
         self.num_points = num_points
         self.region_size = region_size
         self.reduce = nn.Conv2d(dim, reduced_dim, kernel_size=1)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..structures import AlignedQueries, FeatureLevel
+from .arguments import at_least
 from .attention import PaddingPrior
 from .kernels import SeparableBias
 
@@ -29,6 +30,9 @@ class GaussianPrior(PaddingPrior):
 
     def __init__(self, descriptor_dim: int, num_points: int, bandwidth: float = 8.0):
         super().__init__()
+        at_least(1, descriptor_dim=descriptor_dim, num_points=num_points)
+        if not bandwidth > 0:
+            raise ValueError(f"bandwidth is {bandwidth}, must be above 0")
         self.num_points = num_points
         self.bandwidth = bandwidth
         self.scale = nn.Linear(descriptor_dim, 2 * num_points)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .arguments import between
 from .criterion import SetCriterion
 from .decoder import DETRPredictionHead
 from .matcher import HungarianMatcher
@@ -75,6 +76,7 @@ class SoftmaxCriterion(SetCriterion):
         nothing_weight: float = 0.1,
     ):
         super().__init__(matcher, class_weight, bbox_weight, giou_weight)
+        between(0, 1, nothing_weight=nothing_weight)
         self.nothing_weight = nothing_weight
 
     def class_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
