@@ -9,9 +9,9 @@ import warnings
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 try:
-    from samdetr.checkpoint import CheckpointError
-    from samdetr.data import DataError
-    from samdetr.engine import ConfigError, argument_parser, configure, main, start
+    from samdetr.engine import TrainingError, argument_parser, configure, main, start
+    from samdetr.engine.faults import killed_process
+    from samdetr.errors import refusing
 except ModuleNotFoundError as error:
     if error.name != "samdetr":
         raise
@@ -20,25 +20,16 @@ except ModuleNotFoundError as error:
         ".venv/bin/python, or `pip install -e .`"
     )
 
-# What the people who run this can put right; anything else is a fault of the code.
-FAULTS = (ConfigError, CheckpointError, DataError, OSError, ModuleNotFoundError)
+NAME = "train_net.py"
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run one process; input that cannot work is one sentence and exit code 2."""
+    """Run one process; input that cannot work, exit code 2, and a fault, 1, are one sentence."""
     try:
-        main(args)
-    except FAULTS as error:
-        refuse(error)
-
-
-def refuse(error: Exception) -> None:
-    """Print the error in one line and exit."""
-    lines = str(error).split("\n")
-    if lines[0].startswith("Caught "):  # by a worker of a loader, which puts its traceback here
-        lines = [line for line in lines if line][-1:]
-    print("train_net.py:", *(line.strip() for line in lines), file=sys.stderr)
-    sys.exit(2)
+        with refusing(NAME):
+            main(args)
+    except TrainingError as error:
+        sys.exit(f"{NAME}: {error}")
 
 
 if __name__ == "__main__":
@@ -46,9 +37,10 @@ if __name__ == "__main__":
 
     args = argument_parser().parse_args()
     try:
-        configure(args)  # an error here is better than one per process
-        start(run, args)
-    except FAULTS as error:
-        refuse(error)
-    except ProcessExitedException as error:  # one of several processes has refused already
-        sys.exit(error.exit_code)
+        with refusing(NAME):
+            cfg = configure(args)  # an error here is better than one per process
+            start(run, args)
+    except ProcessExitedException as error:
+        if error.signal_name is None:  # it has said why itself
+            sys.exit(error.exit_code)
+        sys.exit(f"{NAME}: {killed_process(error, cfg.train.output_dir)}")

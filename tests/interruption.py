@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from detectron2.utils import comm
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from command_line import train_net
 from samdetr.data import load_detection_dataset
 from samdetr.engine import load_config, train
 from samdetr.engine.distributed import Place, _join
+from samdetr.engine.resuming import Seed
 from toy import ToyModel, sample
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +124,39 @@ def _lead(function, args):
     signal.alarm(120)  # no test is to leave a process behind
     torch.set_num_threads(1)
     function(*args)
+
+
+def commanded(output, folder, *overrides, fault=None):
+    """Call train_net.py for a toy with --resume in a process of its own.
+
+    Args:
+        output: file of all that it says.
+        fault: called at the start of the process.
+    """
+    arguments = ["--config-file", TOY, "--resume", f"train.output_dir={folder}", *overrides]
+    return start(_command, output, arguments, fault)
+
+
+def _command(output, arguments, fault):
+    with open(output, "w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", 1) for stream in (1, 2))
+    if fault:
+        fault()
+    sys.exit(train_net(*arguments))
+
+
+def at_iteration(iteration, action):
+    """Have the training of this process do something before an iteration."""
+    step = Seed.before_step
+
+    def before_step(hook):
+        if hook.trainer.iter == iteration:
+            action()
+        step(hook)
+
+    Seed.before_step = before_step
 
 
 def resumed(cfg):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from samdetr.engine import ConfigError, Trainer, evaluate, load_config, train
+from samdetr.engine import ConfigError, Trainer, TrainingError, evaluate, load_config, train
 from samdetr.engine.records import rewind
 from toy import SteepModel, ToyLoader, ToyModel
 
@@ -121,10 +121,11 @@ def test_the_state_of_a_disabled_scaler_loads_into_an_enabled_one():
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(
     tmp_path, iteration
 ):
-    with pytest.raises(FloatingPointError, match=f"iteration={iteration}"):
+    with pytest.raises(TrainingError, match=f"^loss_bbox is nan at iteration={iteration}") as error:
         run(tmp_path, f"model.poison={iteration}")
 
     last = (tmp_path / "last_checkpoint").read_text()
+    assert f"the last good checkpoint is {tmp_path / last}, from which" in str(error.value)
     assert last == f"model_{iteration // 4 * 4 - 1:07}.pth"
     assert all(value.isfinite().all() for value in weights(tmp_path / last).values())
     assert {path.name for path in tmp_path.glob("model_*.pth")} == {
@@ -209,7 +210,7 @@ def test_a_fresh_run_does_not_go_on_from_what_lies_in_its_folder(tmp_path):
     assert [row["iteration"] for row in rows if "total_loss" in row] == [0, 1, 2]
     assert json.loads((tmp_path / "model_best.json").read_text())["bbox/AP"] == 1.0
     assert (tmp_path / "metrics.json.previous").is_file()
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(TrainingError, match="there is no checkpoint yet"):
         run(tmp_path, "model.poison=0")
     assert not (tmp_path / "last_checkpoint").exists()  # that was of another run
 

@@ -17,6 +17,7 @@ train = dict(
         max_norm=0.1,  # of all gradients together; inf for none
         norm_type=2.0,
     ),
+    skip_nonfinite=0,  # iterations of the run whose losses or gradients may be nan or inf
     ddp=dict(  # for DistributedDataParallel
         broadcast_buffers=False,  # batch norm is frozen
         find_unused_parameters=False,  # every parameter gets a gradient in every iteration

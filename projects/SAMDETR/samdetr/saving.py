@@ -141,7 +141,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of `path` once it is complete and on the disk.
 
     Raises:
-        OSError: if it cannot be written; `path` is then what it was.
+        OSError: if it cannot be written, with its path; it is then what it was.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -150,8 +150,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        # torch.save hides in a RuntimeError what the file said, which does not know its name.
+        reason = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(reason, OSError) and reason.errno and reason.filename is None:
+            raise OSError(reason.errno, reason.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -3,6 +3,7 @@
 from .arguments import argument_parser, configure
 from .config import ConfigError, load_config
 from .distributed import start
+from .faults import TrainingError
 from .optimizer import BackboneFactor, build_optimizer
 from .run import build_model, compile_parts, evaluate, main, train
 from .trainer import Trainer
@@ -11,6 +12,7 @@ __all__ = [
     "BackboneFactor",
     "ConfigError",
     "Trainer",
+    "TrainingError",
     "argument_parser",
     "build_model",
     "build_optimizer",

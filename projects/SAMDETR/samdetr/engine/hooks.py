@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,9 @@ class BestCheckpointer(hooks.BestCheckpointer):
             self._update_best(best[self._val_metric], best["iteration"])
 
     def _best_checking(self) -> None:
+        measured, _ = self.trainer.storage.latest().get(self._val_metric, (0.0, 0))
+        if math.isinf(measured):  # Detectron2's would save the model and not count it
+            return
         before = self.best_iter
         super()._best_checking()
         if self.best_iter != before:  # the model is written by now: were it not, it would never be

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from detectron2.engine import default_writers, hooks
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 
 from ..saving import replacing
 
@@ -39,7 +42,10 @@ class Records(hooks.PeriodicWriter):
         """Open the writers, in the first process; all take up the scalars."""
         if comm.is_main_process():
             rewind(self.folder, self.trainer.start_iter, self._saved["size"])
-            self._writers = default_writers(self.folder, self.trainer.max_iter)
+            self._writers = [
+                Dispensable(writer) if isinstance(writer, TensorboardXWriter) else writer
+                for writer in default_writers(self.folder, self.trainer.max_iter)
+            ]
         for name, (smoothed, values) in self._saved["scalars"].items():
             for value, iteration in values:
                 self.trainer.storage.put_scalar(name, value, smoothed, cur_iter=iteration)
@@ -62,6 +68,44 @@ class Records(hooks.PeriodicWriter):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep a state until the training begins."""
         self._saved = state
+
+
+class Silent(EventWriter):
+    """Writes nothing."""
+
+    def write(self) -> None:
+        """Leave it."""
+
+
+class Dispensable(EventWriter):
+    """A writer of what others write too: when it fails, that is said and the run goes on without.
+
+    Args:
+        writer: that may fail.
+    """
+
+    def __init__(self, writer: EventWriter):
+        self._writer = writer
+
+    def write(self) -> None:
+        """Write, unless it has failed."""
+        self._try(self._writer.write)
+
+    def close(self) -> None:
+        """Close, unless it has failed."""
+        self._try(self._writer.close)
+
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except (OSError, ImportError) as error:
+            logging.getLogger(__name__).warning(
+                "%s has failed (%s) and is left out from now on: %s has the same figures",
+                type(self._writer).__name__,
+                error,
+                METRICS,
+            )
+            self._writer = Silent()
 
 
 def rewind(output_dir: str, start_iter: int, size: int | None = None) -> None:

@@ -21,12 +21,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import Checkpointer, CheckpointError, InitialCheckpointer, MissingCheckpointError
+from ..data import DataError
 from ..randomness import seed_all, use_deterministic_algorithms
 from ..stopping import StopRequest, outlive_signals
 from .arguments import configure
 from .building import build_and_try
 from .config import ConfigError
 from .distributed import share_cores, wrap
+from .faults import explained
 from .hooks import BestCheckpointer, PeriodicCheckpointer, WeightsCheckpointer
 from .memory import keep_freed_memory
 from .optimizer import build_optimizer
@@ -115,11 +117,16 @@ class Evaluation:
         cfg: the whole config.
         model: as it is without DDP, whose exchange of buffers would wait for processes that have
             fewer images.
+
+    Raises:
+        DataError: if there are no images.
     """
 
     def __init__(self, cfg: DictConfig, model: nn.Module):
         self.model = model
         self.loader = instantiate(cfg.dataloader.test)
+        if not any(comm.all_gather(len(self.loader))):
+            raise DataError("dataloader.test has no images, so that nothing can be evaluated")
         if isinstance(self.loader, DataLoader):
             self.loader.worker_init_fn = outlive_signals
         self.evaluator = instantiate(cfg.dataloader.evaluator)
@@ -149,7 +156,8 @@ def evaluate(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         checkpointer.load(cfg.train.init_checkpoint)
     else:
         raise ConfigError("--eval-only needs a trained model: train.init_checkpoint=PATH")
-    return evaluation()
+    with explained(checkpointer, resumable=False):
+        return evaluation()
 
 
 def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
@@ -165,6 +173,7 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
 
     Raises:
         Stopped: if the run is told to stop by a signal of `samdetr.stopping`, after it has saved.
+        TrainingError: if something fails that is known to; it tells what `resume` can go on from.
     """
     settle_randomness(cfg)
     model = build_model(cfg)
@@ -175,6 +184,7 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         amp=cfg.train.amp,
         clip_grad=cfg.train.clip_grad,
         metrics_period=cfg.train.log_period,
+        skip_nonfinite=cfg.train.get("skip_nonfinite", 0),  # older configs have none
     )
     evaluation = Evaluation(cfg, model)  # reads data: what can fail without has come before
     checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
@@ -185,7 +195,8 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         start_iter = restore(trainer, cfg, checkpointer, resume)
         cfg.train.seed = seed.seed
         trainer.reset_data_loader(lambda: train_loader(cfg, start_iter))
-        trainer.train(start_iter, cfg.train.max_iter)
+        with explained(checkpointer):
+            trainer.train(start_iter, cfg.train.max_iter)
     return evaluation.results
 
 
