@@ -31,7 +31,7 @@ from samdetr.engine.resuming import Seed
 from samdetr.stopping import EXIT_CODE
 from toy import ToyModel
 
-KILLS = int(os.environ.get("SAMDETR_KILLS", 3))
+KILLS = int(os.environ.get("SAMDETR_KILLS", 3))  # at random moments
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +43,19 @@ def whole(tmp_path_factory):
 
 
 def test_a_run_killed_at_random_moments_is_the_uninterrupted_one(tmp_path):
+    iterations = f"train.max_iter={6 * KILLS}"
     began = time.monotonic()
-    assert finish(resumed(mini(tmp_path / "whole"))) == [0]
+    assert finish(resumed(mini(tmp_path / "whole", iterations))) == [0]
     duration = time.monotonic() - began
-    moments = random.Random(0)
-    killed = mini(tmp_path / "killed")
+    moments, codes = random.Random(KILLS), []
+    killed = mini(tmp_path / "killed", iterations)
     for _ in range(KILLS):
         process = resumed(killed)
-        process.join(moments.uniform(0.2, 0.7) * duration)
-        kill(process)
+        process.join(moments.uniform(0.2, 1) * duration / KILLS)
+        codes += kill(process)
 
+    print(f"{codes.count(-signal.SIGKILL)} kills in {6 * KILLS} iterations")
+    assert -signal.SIGKILL in codes
     assert finish(resumed(killed)) == [0]
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 

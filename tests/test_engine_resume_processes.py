@@ -97,7 +97,7 @@ def test_a_signal_to_the_process_that_started_the_others_stops_them_all(tmp_path
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300  # a loaded machine imports everything three times
         while not (tmp_path / "metrics.json").is_file() or not rows(tmp_path):
             assert time.monotonic() < until and process.poll() is None, "it does not train"
             time.sleep(0.1)
