@@ -102,7 +102,7 @@ def disk(tmp_path):
 
 
 # From one that has no room for the config to one in which the best model does not fit any more.
-@pytest.mark.parametrize("size", range(4, 112, 8))
+@pytest.mark.parametrize("size", range(4, 112, 16))
 def test_a_full_disk_loses_nothing_that_was_saved(whole, disk, tmp_path, size):
     (folder, resize), output = disk, tmp_path / "output"
     resize(size)
