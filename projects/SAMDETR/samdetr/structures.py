@@ -32,12 +32,12 @@ class FeatureLevel(NamedTuple):
 
     @property
     def extent(self) -> Tensor:
-        """Width and height of the unpadded part, (B, 2) float, in whole cells.
+        """Width and height of the unpadded part, (B, 2) float, in whole cells; at least 1.
 
         Counted in the padding mask: image size / stride would give fractions of a cell.
         """
         valid = ~self.padding.unflatten(1, self.size)  # (B, H, W)
-        return torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=1).float()
+        return torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=1).clamp(min=1).float()
 
 
 class Queries(NamedTuple):

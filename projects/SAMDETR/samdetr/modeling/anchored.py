@@ -19,7 +19,7 @@ from torchvision.ops import MLP
 from ..structures import FeatureLevel, Predictions, Queries
 from .arguments import at_least
 from .decoder import MAX_REFERENCE, Decoder, PredictionHead
-from .layers import xavier_matrices_
+from .layers import at_least_float32, xavier_matrices_
 from .position import LearnedQueryPosition
 
 
@@ -40,7 +40,7 @@ class AnchoredQueryPosition(LearnedQueryPosition):
 
     def anchors(self, reference: Tensor) -> Tensor:
         """(B, N, 4) references, of which only B counts, to as many: anchors, and sizes of 0.5."""
-        points = self.anchor(self.embedding.weight).float()
+        points = at_least_float32(self.anchor(self.embedding.weight))
         return F.pad(points, (0, 2)).expand_as(reference)
 
 

@@ -58,10 +58,13 @@ class FoldedConvolution(torch.autograd.Function):
         """Gradients of x, weight and bias."""
         x, weight, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.settings
+        dtype = gradient.dtype
+        if x.shape[-1] == 1:  # where oneDNN leaves parts of a bfloat16 gradient unwritten
+            dtype = torch.promote_types(dtype, torch.float32)
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient,
-            x.to(gradient.dtype),
-            scaled(weight, scale).to(gradient.dtype),
+            gradient.to(dtype),
+            x.to(dtype),
+            scaled(weight, scale).to(dtype),
             [len(weight)],
             stride,
             padding,

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
+# The least area to divide by, for boxes without any: that of a square of a millionth of the image.
+MIN_AREA = 1e-12
+
 
 def corners(boxes: Tensor) -> Tensor:
     """(..., 4) boxes from (cx, cy, w, h) to (x0, y0, x1, y1)."""
@@ -25,10 +28,10 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     matching of all layers at once and the loss alike.
 
     Args:
-        a, b: (x0, y0, x1, y1) boxes of positive area, (..., 4), broadcast against each other.
+        a, b: (x0, y0, x1, y1) boxes, (..., 4), broadcast against each other.
 
     Returns:
-        (...) values in (-1, 1].
+        (...) values in [-1, 1]; a fraction of no area counts as 0.
     """
     # By coordinate: over a last dimension of two everything is slow, and the backward of a product
     # over it reads from the device.
@@ -41,4 +44,4 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     width = (torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0)).clamp(min=0)
     height = (torch.maximum(ay1, by1) - torch.minimum(ay0, by0)).clamp(min=0)
     hull = width * height
-    return intersection / union - (hull - union) / hull
+    return intersection / union.clamp(min=MIN_AREA) - (hull - union) / hull.clamp(min=MIN_AREA)

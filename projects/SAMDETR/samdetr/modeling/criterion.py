@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 from detectron2.utils.comm import get_world_size
-from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, distributed, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from ..structures import Predictions, Targets
 from .arguments import between
@@ -25,6 +25,10 @@ class SetCriterion(nn.Module):
         matcher: from predictions and targets to `Matches`.
         class_weight, bbox_weight, giou_weight: weights of the three losses.
         alpha, gamma: of the focal loss.
+
+    Raises:
+        ValueError: for a gamma between 0 and 1, with which the gradient of a class that is told
+            for sure is not finite.
     """
 
     def __init__(
@@ -37,6 +41,8 @@ class SetCriterion(nn.Module):
         gamma: float = 2.0,
     ):
         super().__init__()
+        if gamma != 0 and gamma < 1:
+            raise ValueError(f"gamma must be 0 or at least 1, got {gamma}")
         between(
             0,
             float("inf"),

@@ -17,8 +17,12 @@ from .anchored import AnchoredPredictionHead
 from .conditional import ConditionalDecoder
 from .decoder import DecoderLayer
 from .encoder import Encoder, EncoderLayer
-from .layers import xavier_matrices_
+from .layers import at_least_float32, xavier_matrices_
 from .position import check_sine_dim, sine
+
+# Of a box that a position is divided by, a fraction of the image: float16 cannot hold the quotient
+# with the 1e-5 that boxes of no size start from, and boxes that move get smaller still.
+MIN_SIZE = 1e-3
 
 
 class PReLUFeedForward(MLP):
@@ -102,7 +106,8 @@ class DABQueryPosition(nn.Module):
 
         Where the box is wider than the content expects, attention falls off more slowly along x.
         """
-        ratio = self.size(x).float().sigmoid() / boxes[..., 2:]  # (B, N, 2)
+        size = boxes[..., 2:].clamp(min=MIN_SIZE)
+        ratio = at_least_float32(self.size(x)).sigmoid() / size  # (B, N, 2)
         embedding = sine(boxes[..., :2], self.dim).unflatten(-1, (2, -1))  # of y, then of x
         return (embedding * ratio.flip(-1)[..., None]).flatten(-2)
 

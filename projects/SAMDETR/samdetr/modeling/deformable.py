@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from ..structures import FeatureLevel
 from .arguments import at_least, between
 from .attention import check_heads
-from .layers import eager_on_cpu, numbers
+from .layers import at_least_float32, eager_on_cpu, numbers
 from .sampling import sample_levels
 
 
@@ -87,8 +87,8 @@ class DeformableAttention(nn.Module):
         value = self.value(tokens).masked_fill_(padding[..., None], 0.0)
         value = value.unflatten(-1, (self.shape[0], -1))  # (B, S, M, D)
         offsets = self.offsets(query).unflatten(-1, (*self.shape, 2))  # (B, N, M, L, P, 2)
-        # In the precision of the references: half of it would be coarser than a cell.
-        locations = self.locate(reference, offsets.to(reference), levels)
+        # In full precision: half of it would be coarser than a cell.
+        locations = self.locate(reference, at_least_float32(offsets), levels)
         weights = softmax(self.weights(query).unflatten(-1, (self.shape[0], -1)).to(locations))
         weights = weights.unflatten(-1, self.shape[1:])
         sizes = [level.size for level in levels]

@@ -18,10 +18,24 @@ from ..structures import AlignedQueries, FeatureLevel, Predictions, Queries
 from .aligner import NoAligner
 from .decoder import Decoder, PredictionHead
 from .deformable import DeformableAttention, valid_ratios
-from .layers import clones
+from .layers import at_least_float32, clones, full_precision
 from .neck import MultiScaleMapper
 
 SMALL_LOGIT = -2.0  # of the width and height that boxes start with: 0.12 of the image
+
+
+class StridedConv2d(nn.Conv2d):
+    """A convolution that trains in float32 where its input is one column.
+
+    On a CPU oneDNN leaves parts of the weight's bfloat16 gradient unwritten there (torch 2.14).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H', W')."""
+        if not torch.is_grad_enabled() or x.shape[-1] > 1:
+            return super().forward(x)
+        with full_precision(x.device):
+            return super().forward(x.to(self.weight.dtype))
 
 
 class ExtraLevelMapper(MultiScaleMapper):
@@ -31,7 +45,7 @@ class ExtraLevelMapper(MultiScaleMapper):
         super().__init__(in_channels, dim, position, norm)
         self.coarsest = list(in_channels)[-1]
         channels = in_channels[self.coarsest]
-        layers = [nn.Conv2d(channels, dim, 3, stride=2, padding=1), get_norm(norm, dim)]
+        layers = [StridedConv2d(channels, dim, 3, stride=2, padding=1), get_norm(norm, dim)]
         self.projections.append(nn.Sequential(*[x for x in layers if x is not None]))
         self.level_embedding = nn.Embedding(len(self.projections), dim)
 
@@ -164,7 +178,7 @@ class DeformableDecoder(Decoder):
 
     def forward(self, queries: Queries, pyramid: Sequence[FeatureLevel]) -> Predictions:
         """Predictions after every layer."""
-        points = self.reference(self.position(queries.reference)).float()  # logits
+        points = at_least_float32(self.reference(self.position(queries.reference)))  # logits
         reference = torch.cat([points, torch.zeros_like(points)], dim=-1)
         # To the parent the pyramid is one level, which all layers read.
         return super().forward(queries._replace(reference=reference), [pyramid])  # type: ignore

@@ -63,6 +63,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """A tensor in float32 if its precision is lower."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def xavier_matrices_(module: nn.Module) -> None:
     """Xavier-uniform initialisation of every parameter of two or more dimensions, in place.
 

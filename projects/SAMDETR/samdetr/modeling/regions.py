@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import full_precision
+from .layers import at_least_float32, full_precision
 from .windows import BinSums, PointSums, bins_like
 
 
@@ -100,17 +100,17 @@ class GatheredRegions(Regions):
         # What is not a number would take whole maps; it comes back with the points themselves.
         places = in_bins(points, self.rows.shape[2]).nan_to_num(nan=-9.0)
         with full_precision(points.device):  # in float32, as the bins
-            return PointSums.apply(self.tokens.float(), places, self.rows, self.columns)
+            return PointSums.apply(at_least_float32(self.tokens), places, self.rows, self.columns)
 
     def _bins(self, tokens: Tensor) -> Tensor:
         # In float32, as Detectron2's operator.
-        bins = BinSums.apply(tokens.float(), self.rows, self.columns)
+        bins = BinSums.apply(at_least_float32(tokens), self.rows, self.columns)
         return bins.permute(0, 1, 4, 2, 3)  # from (B, N, R, R, C)
 
 
 def in_bins(points: Tensor, size: int) -> Tensor:
     """Points in the frame of a box as places among its bins, 0 being the middle of the first."""
-    return (points.float() + 1) * (size / 2) - 0.5
+    return (at_least_float32(points) + 1) * (size / 2) - 0.5
 
 
 def mix(place: Tensor, size: int) -> Tensor:

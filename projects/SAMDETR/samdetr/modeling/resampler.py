@@ -17,7 +17,7 @@ from torchvision.ops import MLP
 
 from ..structures import FeatureLevel
 from .arguments import at_least
-from .layers import numbers
+from .layers import at_least_float32, numbers
 from .regions import Regions
 
 
@@ -112,7 +112,7 @@ class KeypointResampler(nn.Module):
         """
         reduced = regions.project(self.reduce).flatten(2).relu()  # (B, N, reduced_dim * R * R)
         descriptor = self.describe(reduced).relu()
-        offsets = self.keypoints(descriptor).float().unflatten(-1, (-1, 2))
+        offsets = at_least_float32(self.keypoints(descriptor)).unflatten(-1, (-1, 2))
         features, points = self.read(offsets, regions, boxes, level)
         return Samples(features, points, descriptor)
 
@@ -142,7 +142,7 @@ class ImageKeypointResampler(KeypointResampler):
         unpadded = level.extent / numbers(level.size[::-1], level.extent)  # (B, 2) of the map
         # As through RoIAlign, no gradient reaches the boxes through the features.
         places = beside_centres(boxes.detach(), offsets) * unpadded[:, None, None]
-        features = F.grid_sample(level.map.float(), 2 * places - 1, align_corners=False)
+        features = F.grid_sample(at_least_float32(level.map), 2 * places - 1, align_corners=False)
         return features.permute(0, 2, 3, 1), beside_centres(boxes, offsets)  # from (B, C, N, M)
 
 

@@ -15,6 +15,7 @@ from ..structures import AlignedQueries, FeatureLevel
 from .arguments import at_least
 from .attention import PaddingPrior
 from .kernels import SeparableBias
+from .layers import at_least_float32
 
 
 class GaussianPrior(PaddingPrior):
@@ -46,8 +47,8 @@ class GaussianPrior(PaddingPrior):
         """Returns: bias of (B, M, N, S) scores, -inf on padded cells."""
         height, width = level.size
         centre = (aligned.points * level.extent[:, None, None]).transpose(1, 2)  # (B, M, N, 2)
-        scale = self.scale(aligned.descriptor).float().unflatten(-1, (-1, 2)).transpose(1, 2)
-        sharpness = scale.square() / -self.bandwidth  # (B, M, N, 2)
+        scale = at_least_float32(self.scale(aligned.descriptor)).unflatten(-1, (-1, 2))
+        sharpness = scale.transpose(1, 2).square() / -self.bandwidth  # (B, M, N, 2)
         x = torch.arange(width, device=centre.device) + 0.5
         y = torch.arange(height, device=centre.device) + 0.5
         # The Gaussian is separable, and so is the padding, which fills whole columns and rows.

@@ -21,6 +21,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..structures import AlignedQueries, FeatureLevel
+from .layers import at_least_float32
 
 
 class HeadAligner(nn.Module):
@@ -48,6 +49,6 @@ class HeadAligner(nn.Module):
     ) -> AlignedQueries:
         """As `SemanticsAligner.forward`, with the (B, N, C) query as the descriptor."""
         query = self.norm(x + position)
-        offset = self.offset(query).float().unflatten(-1, (-1, 2))  # (B, N, M, 2) cells
+        offset = at_least_float32(self.offset(query)).unflatten(-1, (-1, 2))  # (B, N, M, 2) cells
         points = boxes[:, :, None, :2] + offset / level.extent[:, None, None]
         return AlignedQueries(x[:, :, None], position[:, :, None], points, query)

@@ -64,7 +64,10 @@ class SoftmaxCriterion(SetCriterion):
         matcher: from predictions and targets to `Matches`.
         class_weight, bbox_weight, giou_weight: weights of the three losses.
         nothing_weight: of a query without an object in the mean cross-entropy, those with an
-            object having 1.
+            object having 1; more than 0.
+
+    Raises:
+        ValueError: if `nothing_weight` is not positive: then a batch without objects has no mean.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class SoftmaxCriterion(SetCriterion):
         nothing_weight: float = 0.1,
     ):
         super().__init__(matcher, class_weight, bbox_weight, giou_weight)
+        if not nothing_weight > 0:
+            raise ValueError(f"nothing_weight must be more than 0, got {nothing_weight}")
         between(0, 1, nothing_weight=nothing_weight)
         self.nothing_weight = nothing_weight
 
