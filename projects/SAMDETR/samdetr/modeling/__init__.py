@@ -46,8 +46,19 @@ from .matcher import HungarianMatcher
 from .meta_arch import SAMDETR
 from .mini_backbone import mini_resnet
 from .neck import ChannelMapper, MultiScaleMapper
-from .pooler import FastestPooler, GatherPooler, RoIAlignPooler, SeparablePooler
-from .position import LearnedQueryPosition, SinePosition, SineQueryPosition
+from .pooler import (
+    FastestPooler,
+    GatherPooler,
+    RoIAlignPooler,
+    SeparablePooler,
+    UnpaddedPooler,
+)
+from .position import (
+    LearnedQueryPosition,
+    MaskedSinePosition,
+    SinePosition,
+    SineQueryPosition,
+)
 from .queries import CentredReference, CheckpointReference, LearnedReference, RandomReference
 from .recomputation import (
     RecomputedDABDecoderLayer,
@@ -112,6 +123,7 @@ __all__ = [
     "LearnedQueryPosition",
     "LearnedReference",
     "LocatedCrossAttention",
+    "MaskedSinePosition",
     "MaxResampler",
     "MultiScaleMapper",
     "NoAligner",
@@ -138,6 +150,7 @@ __all__ = [
     "SoftmaxCriterion",
     "SoftmaxMatcher",
     "SoftmaxPredictionHead",
+    "UnpaddedPooler",
     "mini_resnet",
     "resnet50_dc5_stages",
 ]

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from ..structures import FeatureLevel
 from .arguments import at_least
 from .boxes import corners
-from .layers import eager_on_cpu, full_precision
+from .layers import at_least_float32, eager_on_cpu, full_precision
 from .regions import DenseRegions, GatheredRegions, PooledRegions, Regions
+
+Length = int | Tensor  # of an axis in cells; a tensor has one for each image
 
 
 def boxes_in_cells(boxes: Tensor, level: FeatureLevel) -> Tensor:
@@ -50,7 +52,7 @@ class RoIAlignPooler(nn.Module):
             dim=1,
         )
         # In float32: the operator has no bfloat16 kernel on a CPU.
-        bins = self.pool(level.map.float(), rois)
+        bins = self.pool(at_least_float32(level.map), rois)
         return PooledRegions(bins.unflatten(0, (batch, num_boxes)))
 
 
@@ -74,7 +76,7 @@ class SeparablePooler(nn.Module):
         """As `RoIAlignPooler.forward`."""
         with full_precision(boxes.device):  # in float32, as the operator
             weight_y, weight_x = self.weights(boxes, level)
-            features = level.tokens.float().unflatten(1, level.size)  # (B, H, W, C)
+            features = at_least_float32(level.tokens).unflatten(1, level.size)  # (B, H, W, C)
             rows = weight_y.flatten(1, 2) @ features.flatten(2)  # (B, N * R, W * C)
             rows = rows.view(*weight_y.shape[:3], *features.shape[2:])  # (B, N, R, W, C)
             bins = weight_x[:, :, None] @ rows  # (B, N, R, R, C)
@@ -134,25 +136,61 @@ class FastestPooler(nn.Module):
         return self.operator
 
 
+class UnpaddedPooler(SeparablePooler):
+    """RoIAlign of the images as they are, of which the padded cells of the map are no part.
+
+    Where a box reaches out of its image, the released models read what the encoder makes of
+    padding. Here nothing is read that is not the image's, so that what else is in the batch, and
+    how much padding that makes, does not matter. Lists of cells on a CPU, else products.
+
+    Args:
+        size: R.
+    """
+
+    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
+        """As `RoIAlignPooler.forward`."""
+        if eager_on_cpu(boxes.device):
+            return GatheredRegions(level.tokens, *self.weights(boxes, level))
+        return super().forward(boxes, level)
+
+    def weights(self, boxes: Tensor, level: FeatureLevel) -> tuple[Tensor, Tensor]:
+        """As `bin_weights`; with room to spare, so that a traced graph is for maps of all sizes."""
+        width, height = level.extent[:, None, None, None].unbind(-1)  # (B, 1, 1, 1) each
+        return bin_weights(boxes, level, self.size, spare=1, ends=(height, width))
+
+
 def bin_weights(
-    boxes: Tensor, level: FeatureLevel, size: int, spare: int = 0
+    boxes: Tensor,
+    level: FeatureLevel,
+    size: int,
+    spare: int = 0,
+    ends: tuple[Length, Length] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(B, N, R, H) weights of rows and (B, N, R, W) weights of columns in the bins of boxes.
 
-    Their product is the weight of a cell. Args: `size` is R; `spare` as in `axis_weights`.
+    Their product is the weight of a cell.
+
+    Args:
+        size: R.
+        spare: as in `axis_weights`.
+        ends: cells after which what is read ends, downwards and to the right; else the level's.
     """
-    rois = boxes_in_cells(boxes, level).float()
+    rois = at_least_float32(boxes_in_cells(boxes, level))
+    y, x = ends or level.size
     height, width = level.size
     return (
-        axis_weights(rois[..., 1], rois[..., 3], height, size, spare),
-        axis_weights(rois[..., 0], rois[..., 2], width, size, spare),
+        axis_weights(rois[..., 1], rois[..., 3], height, size, spare, y),
+        axis_weights(rois[..., 0], rois[..., 2], width, size, spare, x),
     )
 
 
-def axis_weights(start: Tensor, end: Tensor, cells: int, size: int, spare: int = 0) -> Tensor:
+def axis_weights(
+    start: Tensor, end: Tensor, cells: int, size: int, spare: int, length: Length
+) -> Tensor:
     """Weights of the cells of one axis in each bin of intervals [start, end], (…, R, cells).
 
-    Room is made for as many samples as the largest bin has, and for some to spare.
+    Room is made for as many samples as the largest bin has, and for some to spare. Of the cells
+    only the first ones are read, as many as `length` says.
     """
     bin_size = (end - start)[..., None, None] / size  # (…, 1, 1)
     samples = bin_size.ceil()  # of a bin, as the operator's adaptive sampling has it
@@ -162,8 +200,8 @@ def axis_weights(start: Tensor, end: Tensor, cells: int, size: int, spare: int =
     bins = torch.arange(size, device=start.device)[:, None]
     offset = bins + (index + 0.5) / samples.clamp(min=1)  # (…, R, samples) in bins
     position = start[..., None, None] - 0.5 + offset * bin_size
-    inside = (index < samples) & (position >= -1) & (position <= cells)
-    position = position.clamp(0, cells - 1)
+    inside = (index < samples) & (position >= -1) & (position <= length)
+    position = position.clamp(min=0).clamp(max=length - 1)
     first = position[..., :1].floor()  # (…, R, 1)
     # Samples are a cell apart at most: one cell more than samples holds all of them. Bilinear
     # weights of these cells in every sample: (…, R, cells of the bin, samples).

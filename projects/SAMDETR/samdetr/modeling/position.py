@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .layers import at_least_float32
+
 
 @torch.no_grad()
 def sine_embedding(points: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
@@ -28,13 +30,13 @@ def sine(points: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
         temperature: wavelengths go from 1 to almost this times the extent.
 
     Returns:
-        (..., dim) float32; even channels are sines, odd ones cosines.
+        (..., dim) of float32 or more; even channels are sines, odd ones cosines.
     """
     exponent = torch.arange(0, dim // 2, 2, device=points.device, dtype=torch.float64) / (dim // 2)
     # Rounded once from float64, and divided by: where a batch is padded the angles are huge, and
     # one unit in the last place of a frequency moves the logits of the released models by 1e-2.
     frequency = (temperature**exponent).float()
-    angle = points.float()[..., None] * (2 * math.pi) / frequency  # (..., 2, dim / 4)
+    angle = at_least_float32(points)[..., None] * (2 * math.pi) / frequency  # (..., 2, dim / 4)
     embedding = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)  # (..., 2, dim / 2)
     return embedding.flip(-2).flatten(-2)
 
@@ -76,6 +78,19 @@ class SinePosition(nn.Module):
         # In float32 and in this order: in a fully padded row or column the quotient is that of
         # the released models, noise of size 5e5, and RoIAlign reads those cells' features.
         return index / ((last + 1e-6) + self.offset)
+
+
+class MaskedSinePosition(SinePosition):
+    """The same with zeros on padded cells, where the encoding of the released models is noise.
+
+    Attention never reads these cells, but RoIAlign does where a box reaches out of the image, and
+    the last bit of its arithmetic turns the noise. To train new models with; for none to be read
+    at all see `UnpaddedPooler`.
+    """
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """As in the parent."""
+        return super().forward(padding).masked_fill(padding.flatten(1)[..., None], 0.0)
 
 
 class SineQueryPosition(nn.Module):
