@@ -12,11 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.structures import Instances
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 from . import model_zoo
@@ -24,6 +23,7 @@ from .data import ImageError, convert_image, read_image
 from .engine import ConfigError
 from .engine.building import build as build_part
 from .inputs import image_files
+from .metadata import metadata_of
 from .model_zoo.zoo import build
 
 Source: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -60,9 +60,9 @@ class Predictor:
         metadata: of the config's test set, `thing_classes` among them where they are known.
 
     Raises:
-        ConfigError: if there is no such config, override or device, or no checkpoint is known.
+        ConfigError: if there is no such config, override or device, if the config is not to be
+            trusted, if no checkpoint is known, or if `threshold` or `batch_size` cannot be.
         CheckpointError: if the checkpoint is not there or does not fit.
-        ValueError: if `threshold` or `batch_size` cannot be.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Predictor:
         trusted_config: bool = False,
     ):
         if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold}, expected 0 to 1")
+            raise ConfigError(f"threshold is {threshold}, expected 0 to 1")
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+            raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
         cfg = config
         if not isinstance(cfg, DictConfig):
             cfg = model_zoo.load_any(cfg, overrides, trusted_config)
@@ -86,7 +86,7 @@ class Predictor:
             checkpoint = _shipped_checkpoint(config)
         self.threshold = threshold
         self.batch_size = batch_size
-        self.metadata = _metadata(cfg)
+        self.metadata = metadata_of(cfg)
         mapper = build_part(cfg.dataloader.test.mapper, "dataloader.test.mapper")
         self._augmentations: T.AugmentationList = mapper.augmentations
         self._format: str = mapper.image_format
@@ -197,12 +197,3 @@ def _shipped_checkpoint(config: str | os.PathLike[str] | DictConfig) -> str:
             f"the package has no checkpoint for {what}: name the file or URL of a trained one"
         )
     return path
-
-
-def _metadata(cfg: DictConfig) -> Metadata:
-    dataset = OmegaConf.select(cfg, "dataloader.test.dataset", default={})
-    if "classes" in dataset:  # own data, which nobody registers before it is loaded
-        return Metadata(thing_classes=list(dataset.classes))
-    names = dataset.get("names", [])
-    names = [names] if isinstance(names, str) else names
-    return MetadataCatalog.get(names[0]) if names else Metadata()

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import instantiate
-from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from ..checkpoint import Checkpointer
 from ..data import ResizeShortestEdge
 from ..engine import load_config
 from ..engine.building import build_and_try
+from ..metadata import metadata_of
 from ..modeling import SAMDETR
 from .agreement import Difference, Pairs
 from .errors import DisagreementError, ExportError
@@ -221,8 +221,7 @@ def resized(size: tuple[int, int], resize: Mapping[str, int] | None) -> tuple[in
 
 def class_names(cfg: DictConfig) -> list[str]:
     """Names of the classes of the config's test set, if they are known without reading it."""
-    metadata = MetadataCatalog.get(cfg.dataloader.test.dataset.names)
-    return [*metadata.get("thing_classes", [])]
+    return [*metadata_of(cfg).get("thing_classes", [])]
 
 
 def _check_paths(paths: Sequence[str | Path]) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from detectron2.config import instantiate
-from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetMapper
 from omegaconf import DictConfig
 
 from .. import model_zoo
 from ..checkpoint import CheckpointError
 from ..engine.building import build as build_part
 from ..inputs import InputError, PathLike, image_files
+from ..metadata import metadata_of
 from ..model_zoo.zoo import build
 from ..modeling import SAMDETR
 from ..visualize import to_picture
@@ -60,13 +61,9 @@ def load_contestants(
         check_attention(model)
         name = stem if stems.count(stem) == 1 else f"{stem} {Path(checkpoint).stem}"
         mapper = build_part(cfg.dataloader.test.mapper, "dataloader.test.mapper")
-        contestants.append(Contestant(name, cfg, cast(SAMDETR, model), mapper, _classes(cfg)))
+        classes = metadata_of(cfg).get("thing_classes")
+        contestants.append(Contestant(name, cfg, cast(SAMDETR, model), mapper, classes))
     return contestants
-
-
-def _classes(cfg: DictConfig) -> Sequence[str] | None:
-    names = cfg.dataloader.test.dataset.names
-    return MetadataCatalog.get(names if isinstance(names, str) else names[0]).get("thing_classes")
 
 
 def image_records(inputs: Sequence[PathLike]) -> list[dict[str, Any]]:
