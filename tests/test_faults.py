@@ -1,5 +1,6 @@
 """What happens to a run in one process when something around it breaks: it says so, and goes on."""
 
+import errno
 import json
 import math
 import multiprocessing
@@ -53,13 +54,29 @@ def test_a_killed_worker_ends_the_run_with_a_sentence(whole, tmp_path, iteration
     process = commanded(output, *settings, fault=lambda: at_iteration(iteration, kill_workers))
     assert finish(process) == [1]
     said = last_line(output)
-    assert said.startswith("train_net.py: a worker that reads images has died: DataLoader worker")
+    # What torch says depends on whether a batch was on its way.
+    assert said.startswith("train_net.py: a worker that reads images has died: ")
     assert "set dataloader.train.num_workers and dataloader.test.num_workers lower" in said
     last = folder / f"model_{iteration // 3 * 3 - 1:07}.pth"
     assert (f"the last good checkpoint is {last}, from" if iteration > 2 else "no check") in said
 
     assert finish(commanded(output, *settings)) == [0]
     assert_same_run(folder, whole)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "(pid 7) is"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "(pid(s) 7) exited"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "Connection reset"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "No such file"),
+        (EOFError(), "no batch"),
+    ],
+)
+def test_a_worker_may_die_before_or_while_its_batch_is_fetched(error, words):
+    reason = reason_of(error, "run")
+    assert reason.startswith("a worker that reads images has died: ") and words in reason
 
 
 def limit_files(size):

@@ -34,7 +34,7 @@ def explained(checkpointer: AtomicCheckpointer, resumable: bool = True) -> Itera
     """
     try:
         yield
-    except (RuntimeError, ArithmeticError, MemoryError, OSError) as error:
+    except (RuntimeError, ArithmeticError, MemoryError, OSError, EOFError) as error:
         reason = reason_of(error, checkpointer.save_dir)
         if not reason:
             raise
@@ -56,10 +56,10 @@ def reason_of(error: Exception, folder: str) -> str:
         return text or "out of memory"
     if is_out_of_memory(error):
         return f"out of memory: {text}"
-    if WORKER.search(text):
+    if WORKER.search(text) or is_lost_batch(error):
         return (
-            f"a worker that reads images has died: {text.rstrip('. ')}. If nobody has killed it, "
-            "memory was short (`dmesg` tells): set dataloader.train.num_workers and "
+            f"a worker that reads images has died: {text.rstrip('. ') or 'no batch'}. If nobody has "
+            "killed it, memory was short (`dmesg` tells): set dataloader.train.num_workers and "
             "dataloader.test.num_workers lower"
         )
     if isinstance(error, dist.DistError) or (dist.is_initialized() and CONNECTION.search(text)):
@@ -79,6 +79,13 @@ def what_is_left(checkpointer: AtomicCheckpointer) -> str:
     if not newest:
         return "there is no checkpoint yet"
     return f"the last good checkpoint is {newest}, from which --resume goes on"
+
+
+def is_lost_batch(error: Exception) -> bool:
+    """Whether a worker has died after it gave notice of a batch, and before that was fetched."""
+    # By a socket of the worker's, which is closed or gone; that of a file would have its name.
+    gone = isinstance(error, FileNotFoundError) and error.filename is None
+    return gone or isinstance(error, ConnectionError | EOFError)
 
 
 def killed_process(error: ProcessExitedException, folder: str) -> str:
