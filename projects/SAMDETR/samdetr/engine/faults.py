@@ -58,8 +58,8 @@ def reason_of(error: Exception, folder: str) -> str:
         return f"out of memory: {text}"
     if WORKER.search(text) or is_lost_batch(error):
         return (
-            f"a worker that reads images has died: {text.rstrip('. ') or 'no batch'}. If nobody has "
-            "killed it, memory was short (`dmesg` tells): set dataloader.train.num_workers and "
+            f"a worker that reads images has died: {text.rstrip('. ') or 'no batch'}. If nobody "
+            "has killed it, memory was short (`dmesg` tells): set dataloader.train.num_workers and "
             "dataloader.test.num_workers lower"
         )
     if isinstance(error, dist.DistError) or (dist.is_initialized() and CONNECTION.search(text)):
