@@ -12,6 +12,8 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, CNNBlockBase, R
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .layers import precision
+
 
 def resnet50_dc5_stages(norm: str = "FrozenBN") -> list[list[CNNBlockBase]]:
     """The stages of a ResNet-50 whose last stage keeps stride 16 by dilation (DC5).
@@ -60,7 +62,7 @@ class FoldedConvolution(torch.autograd.Function):
         stride, padding, dilation, groups = ctx.settings
         dtype = gradient.dtype
         if x.shape[-1] == 1:  # where oneDNN leaves parts of a bfloat16 gradient unwritten
-            dtype = torch.promote_types(dtype, torch.float32)
+            dtype = precision(dtype)
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
             gradient.to(dtype),
             x.to(dtype),

@@ -63,9 +63,15 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
+def precision(dtype: torch.dtype) -> torch.dtype:
+    """That of scores, sums and places: at least float32."""
+    # `torch.promote_types` is an operator to what traces or counts operators.
+    return dtype if dtype.itemsize >= torch.float32.itemsize else torch.float32
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """A tensor in float32 if its precision is lower."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(precision(x.dtype))
 
 
 def xavier_matrices_(module: nn.Module) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layers import eager_on_cpu
+from .layers import eager_on_cpu, precision
 from .sampling_bags import BagSampling
 
 try:
@@ -58,7 +58,7 @@ def sample_plain(
     """`sample_levels` by operators of PyTorch: those that suit the device."""
     if not eager_on_cpu(value.device):  # many small operators cost more than the samples
         return sample_grid(value, sizes, locations, weights)
-    exact = torch.promote_types(weights.dtype, torch.float32)
+    exact = precision(weights.dtype)
     out = BagSampling.apply(value.to(exact), sizes, locations.to(exact), weights.to(exact))
     return out.to(value.dtype)
 

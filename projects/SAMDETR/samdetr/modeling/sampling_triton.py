@@ -22,6 +22,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .layers import precision
+
 ROWS = 16  # of a program
 
 # Compiled once for all sizes of images.
@@ -229,7 +231,7 @@ def sample_triton(
     value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """`sample_levels` by Triton; other tensors than a GPU's need its interpreter."""
-    exact = torch.promote_types(weights.dtype, torch.float32)
+    exact = precision(weights.dtype)
     return TritonSampling.apply(
         value.contiguous(), sizes, locations.to(exact).contiguous(), weights.to(exact).contiguous()
     )

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .layers import precision
+
 # Scores of one strip. 4 MB of float32 stay in the cache of a CPU; a GPU wants larger products.
 CPU_SCORES, GPU_SCORES = 2**20, 2**26
 POWERS = math.log2(math.e)  # of two in one of e
@@ -212,11 +214,6 @@ def differentiate_block(
         add_product(query_slope, grouped, strips.key[:, cells], strips.scale)
         add_product(slopes.key[:, cells], grouped.mT, strips.query)
     slopes.query.copy_(query_slope.view_as(slopes.query))
-
-
-def precision(dtype: torch.dtype) -> torch.dtype:
-    """That of scores and sums, at least float32."""
-    return dtype if dtype.itemsize >= torch.float32.itemsize else torch.float32
 
 
 def add_product(
