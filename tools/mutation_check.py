@@ -44,7 +44,7 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant("modeling/boxes.py", "area(b) - intersection", "area(b) + intersection", "test_boxes"),
-    Mutant("modeling/boxes.py", "union - (hull", "union + (hull", "test_boxes"),
+    Mutant("modeling/boxes.py", ") - (hull", ") + (hull", "test_boxes"),
     Mutant("modeling/matcher.py", "cost -= self.giou", "cost += self.giou", "test_matcher"),
     Mutant("modeling/matcher.py", "positive - negative", "positive + negative", "test_matcher"),
     Mutant("modeling/criterion.py", "predicted - truth", "predicted + truth", "test_criterion"),
@@ -64,7 +64,7 @@ MUTANTS = (
     Mutant("modeling/deformable.py", "grid / ratio", "grid * ratio", "test_deformable"),
     Mutant("modeling/deformable.py", "offsets / cells", "offsets * cells", "test_deformable"),
     Mutant("modeling/meta_arch.py", "_mean) / self", "_mean) * self", "test_meta_arch"),
-    Mutant("data/mapper.py", "// 256", "% 256", "test_data_mapper"),
+    Mutant("data/reading.py", "// 256", "% 256", "test_image_kinds"),
     Mutant("data/loading.py", "processes + comm", "processes - comm", "test_data_loading"),
     Mutant("saving.py", "number < int", "number > int", "test_engine_checkpoint"),
 )
