@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 MINI = ROOT / "configs/mini/sam_detr_smca.py"
 DETR = ROOT / "configs/mini/detr.py"

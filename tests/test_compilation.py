@@ -11,6 +11,8 @@ from torch.testing import assert_close
 from conftest import make_batch, make_model
 from samdetr.engine import ConfigError, compile_parts, load_config
 
+pytestmark = pytest.mark.slow
+
 MINI = Path(__file__).parents[1] / "configs/mini"
 PARTS = ["backbone", "encoder"]
 

@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from test_train_net import environment
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 RUN = "out/detr/seed0"

@@ -13,6 +13,8 @@ from interruption import assert_same_run, finish, mini, resumed, start, toy
 from samdetr.engine import load_config, train
 from samdetr.randomness import seed_all, seeded, use_deterministic_algorithms
 
+pytestmark = pytest.mark.slow
+
 DETERMINISTIC = "train.deterministic=true"
 
 

@@ -31,6 +31,8 @@ from samdetr.engine.resuming import Seed
 from samdetr.stopping import EXIT_CODE
 from toy import ToyModel
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("SAMDETR_KILLS", 3))  # at random moments
 
 

@@ -24,6 +24,8 @@ from samdetr.engine import train
 from samdetr.engine.resuming import Seed
 from samdetr.stopping import EXIT_CODE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):

@@ -21,6 +21,8 @@ from samdetr.modeling import SeparablePooler
 from samdetr.modeling.backbone import FoldedConv2d
 from samdetr.structures import Predictions
 
+pytestmark = pytest.mark.slow
+
 MINI = Path(__file__).parents[1] / "configs/mini"
 TRAINED = "ablations/table5_coco"  # reads a checkpoint that is not there; as table5_random else
 VARIANTS = sorted(x.relative_to(MINI).with_suffix("").as_posix() for x in MINI.rglob("*.py"))

@@ -10,6 +10,8 @@ import export_model
 from samdetr import Predictor, model_zoo
 from samdetr.data import example_image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs/mini/sam_detr_smca.py")
 # Runs a script in a process that has no torch and no samdetr.

@@ -31,6 +31,8 @@ from samdetr.engine import Trainer, TrainingError, train
 from samdetr.saving import AtomicCheckpointer
 from toy import ToyModel
 
+pytestmark = pytest.mark.slow
+
 WITHIN = 60  # seconds until all processes of a run have ended
 START = 300  # seconds that a loaded machine may take to import everything three times
 

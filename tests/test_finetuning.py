@@ -20,6 +20,8 @@ from samdetr.engine.run import Evaluation, build_model, initialize
 from samdetr.modeling import Denoising
 from test_train_net import environment
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CLASSES = {"low": range(4), "middle": range(4, 7), "high": range(7, 10)}  # of digits
 

@@ -18,6 +18,8 @@ from samdetr.data import DetectionMapper, load_detection_dataset
 from samdetr.engine import build_optimizer, load_config
 from samdetr.engine.distributed import wrap
 
+pytestmark = pytest.mark.slow
+
 MINI = Path(__file__).parents[1] / "configs" / "mini"
 MODELS = [
     "detr",

@@ -21,6 +21,8 @@ from samdetr.data.pretraining import (
 )
 from samdetr.modeling import mini_resnet
 
+pytestmark = pytest.mark.slow
+
 LEVELS = ["res2", "res3", "res4", "res5"]
 
 

@@ -7,6 +7,8 @@ import pytest
 import mutation_check
 from mutation_check import MUTANTS, PACKAGE, ROOT, Mutant
 
+pytestmark = pytest.mark.slow
+
 FUNCTION = "def difference(a, b):\n    return a - b  # or b - a\n"
 TEST = """
 import sys

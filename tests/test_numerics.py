@@ -19,6 +19,8 @@ from samdetr.modeling import SetCriterion, SoftmaxCriterion
 from samdetr.modeling.boxes import corners, generalized_iou
 from samdetr.structures import FeatureLevel
 
+pytestmark = pytest.mark.slow
+
 MINI = Path(__file__).parents[1] / "configs" / "mini"
 WITHOUT_NORM = ("detr", "detr_softmax", "smca_detr", "conditional_detr", "dab_detr", "dn_detr")
 VARIANTS = (

@@ -13,6 +13,8 @@ from torch.testing import assert_close
 
 from samdetr.modeling import sampling
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "odd": ([(5, 7), (3, 4)], torch.float32),
     "one cell": ([(1, 1), (4, 1), (1, 6)], torch.float32),

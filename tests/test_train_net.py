@@ -16,6 +16,8 @@ from detectron2.utils.env import seed_all_rng
 
 from samdetr.engine import build_model, evaluate, load_config, train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 MINI = ROOT / "configs/mini/sam_detr_smca.py"
 TOY = ROOT / "tests/toy_config.py"

@@ -12,6 +12,8 @@ from PIL import Image
 
 from inspection_makers import make_mini
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SHIPPED = str(ROOT / "projects/SAMDETR/samdetr/weights/mini_sam_detr_smca.pth")
 
