@@ -6,10 +6,19 @@ import colorsys
 import io
 import struct
 import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from detectron2.config import LazyConfig, instantiate
+from detectron2.structures import BoxMode
 from hypothesis import strategies as st
 from PIL import Image
+
+from samdetr.data import DetectionMapper
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 LOSSLESS = {
     "PNG": {},
@@ -35,6 +44,19 @@ EXTREMES = [(1, 1), (1, 5000), (5000, 1)]
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40)) | st.sampled_from(EXTREMES)
 seeds = st.integers(0, 2**32 - 1)
+
+
+@cache
+def coco_mappers() -> dict[str, DetectionMapper]:
+    """Those of the configs for COCO, "train" and "test"."""
+    loaders = LazyConfig.load(str(CONFIGS / "common/data.py")).dataloader
+    return {part: instantiate(loaders[part].mapper) for part in ("train", "test")}
+
+
+def entry(file: Path, width: int, height: int) -> dict[str, Any]:
+    """An image with a box around it."""
+    box = {"bbox": [0, 0, width, height], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    return {"file_name": str(file), "annotations": [box]}
 
 
 def make(mode: str, size: tuple[int, int], seed: int) -> tuple[Image.Image, np.ndarray]:

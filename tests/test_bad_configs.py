@@ -77,6 +77,7 @@ def test_what_is_changed_below_works_unchanged():
 
 SMCA, DN, DEFORMABLE = VARIANTS[0], VARIANTS[1], VARIANTS[2]
 ATTENTION = "model.decoder.layer.cross_attention"
+RESIZING = "dataloader.train.mapper.augmentations.0"
 RESAMPLER = "model.decoder.layer.aligner.resampler"
 WRONG = [
     # Parts that do not fit together.
@@ -106,7 +107,7 @@ WRONG = [
     (SMCA, "model.num_classes", -1, "num_classes is -1, must be 1 or more"),
     (SMCA, "model.detections_per_image", 0, "detections_per_image is 0"),
     (SMCA, "model.pixel_std", [1, 0, 1], "pixel_std"),
-    (SMCA, "model.input_format", "HSV", "input_format is 'HSV', must be RGB or BGR"),
+    (SMCA, "model.input_format", "HSV", "input_format is 'HSV', expected RGB or BGR"),
     (SMCA, "model.inference_dtype", "int8", "inference_dtype is 'int8'"),
     (SMCA, "model.encoder.num_layers", -1, "num_layers is -1, must be 0 or more"),
     (SMCA, "model.encoder.layer.dropout", 1.5, r"dropout is 1.5, must be in \[0, 1\]"),
@@ -155,7 +156,17 @@ WRONG = [
     (SMCA, "dataloader.test.num_workers", -1, "dataloader.test.num_workers is -1"),
     (SMCA, "dataloader.train.mapper.is_train", False, "mapper.is_train is False, expected true"),
     (SMCA, "dataloader.train.mapper.image_format", "CMYK", "image_format is 'CMYK'"),
-    (SMCA, "dataloader.train.mapper.augmentations.0.max_size", "x", "augmentations cannot be"),
+    (SMCA, "dataloader.train.mapper.image_format", "BGR", "'BGR', but model.input_format 'RGB'"),
+    (SMCA, "dataloader.test.mapper.image_format", "BGR", "'BGR', but model.input_format 'RGB'"),
+    (SMCA, "model.input_format", "BGR", "image_format is 'RGB', but model.input_format 'BGR'"),
+    (SMCA, f"{RESIZING}.max_size", "x", "max_size is 'x', expected an integer"),
+    (SMCA, f"{RESIZING}.max_size", 0, "max_size is 0, must be 1 or more"),
+    (SMCA, f"{RESIZING}.short_edge_length", -1, "short_edge_length is -1, must be 0 or more"),
+    (SMCA, f"{RESIZING}.short_edge_length", [], r"short_edge_length is \[\], must be 0 or more"),
+    (SMCA, f"{RESIZING}.short_edge_length", [9.5, 10], "length is .*, must be 0 or more"),
+    (SMCA, f"{RESIZING}.short_edge_length", [96, 64], "the least and the greatest"),
+    (SMCA, f"{RESIZING}.short_edge_length", [8, 9, 10], "the least and the greatest"),
+    (SMCA, f"{RESIZING}.sample_style", "choise", "sample_style is 'choise', must be range or"),
     (SMCA, "dataloader.train.mapper", None, "dataloader.train.mapper is None, expected a part"),
     (SMCA, "dataloader.evaluator", None, "dataloader.evaluator is None, expected a call"),
     # Calls.

@@ -8,14 +8,11 @@ from __future__ import annotations
 import os
 import tracemalloc
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
 from detectron2.data import build_detection_test_loader
-from detectron2.structures import BoxMode
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -25,16 +22,15 @@ from bad_images import (
     KINDS,
     chunk,
     claiming,
+    coco_mappers,
     encoded,
+    entry,
     make,
     seeds,
 )
 from samdetr import Predictor
-from samdetr.data import DetectionMapper, ImageError, read_image
+from samdetr.data import ImageError, read_image
 from samdetr.predictor import to_rgb
-
-ROOT = Path(__file__).parents[1]
-COCO = LazyConfig.load(str(ROOT / "configs" / "common" / "data.py")).dataloader
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +40,8 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def mappers():
-    return {
-        part: DetectionMapper(
-            part == "train",
-            augmentations=list(instantiate(COCO[part].mapper.augmentations)),
-            image_format="RGB",
-        )
-        for part in ("train", "test")
-    }
-
-
-@pytest.fixture(scope="module")
 def predictor():
     return Predictor("mini/sam_detr_smca", device="cpu", threshold=0)
-
-
-def entry(file, width, height):
-    box = {"bbox": [0, 0, width, height], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
-    return {"file_name": str(file), "annotations": [box]}
 
 
 def read_or_refused(file):
@@ -158,10 +137,10 @@ def make_odd(path, how):
 
 
 @pytest.mark.parametrize("how", ["folder", "pipe", "device", "link to nothing", "loop"])
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, how, mappers, predictor):
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, how, predictor):
     path = tmp_path / "a.jpg"
     make_odd(path, how)
-    readers = [read_image, lambda x: mappers["train"](entry(x, 9, 9)), to_rgb]
+    readers = [read_image, lambda x: coco_mappers()["train"](entry(x, 9, 9)), to_rgb]
     if how != "folder":  # whose images it would take
         readers.append(predictor)
     for read in readers:
@@ -242,7 +221,7 @@ def test_the_predictor_takes_images_of_any_shape(file, predictor, size):
 
 
 @pytest.mark.parametrize("broken", ["truncated", "missing", "text"])
-def test_evaluation_ends_at_an_image_that_cannot_be_read(tmp_path, mappers, broken):
+def test_evaluation_ends_at_an_image_that_cannot_be_read(tmp_path, broken):
     records = []
     for index in range(3):
         path = tmp_path / f"{index}.png"
@@ -253,7 +232,9 @@ def test_evaluation_ends_at_an_image_that_cannot_be_read(tmp_path, mappers, brok
     path.unlink()
     if content:
         path.write_bytes(content)
-    loader = iter(build_detection_test_loader(records, mapper=mappers["test"], num_workers=0))
+    loader = iter(
+        build_detection_test_loader(records, mapper=coco_mappers()["test"], num_workers=0)
+    )
     assert next(loader)[0]["image_id"] == 0
     with pytest.raises(ImageError, match=f"cannot read image {path}"):
         next(loader)

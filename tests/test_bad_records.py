@@ -12,6 +12,7 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from bad_annotations import (
     assert_boxes,
@@ -49,9 +50,11 @@ def records(tmp_path_factory):
     ]
 
 
-def load(records, classes=CLASSES, **options):
+def load(records, classes=CLASSES, folder=None, **options):
     with Registry() as registry:
         metadata = {"thing_classes": classes} if classes else {}
+        if folder:
+            metadata["image_root"] = str(folder)
         return load_detection_dataset(registry.add_function(lambda: records, **metadata), **options)
 
 
@@ -159,6 +162,19 @@ def test_without_classes_ids_of_categories_are_bounded_all_the_same(records):
 def test_two_images_with_the_same_id_are_refused(records):
     with pytest.raises(DataError, match="image 3 has image_id='image 0', not an id that no other"):
         load([*records, records[0]])
+
+
+def test_a_name_cannot_lead_out_of_the_folder_of_the_set(records):
+    # As Detectron2 makes it of the last two parts of a `coco_url` in LVIS's files.
+    folder = Path(records[0]["file_name"]).parent
+    (folder / "train").mkdir()
+    Image.new("RGB", (40, 30)).save(folder.parent / "secret.png")
+    for name in ("../secret.png", "train/../../secret.png", "/../secret.png"):
+        led_out = [{**records[0], "file_name": f"{folder}/{name}"}]
+        with pytest.raises(DataError, match=f"image 0 has file_name=.*secret.*{folder}"):
+            load(led_out, folder=folder)
+    elsewhere = [{**records[0], "file_name": f"{folder.parent}/secret.png"}]
+    assert load(elsewhere, folder=folder)[0]["file_name"] == elsewhere[0]["file_name"]
 
 
 @pytest.mark.parametrize("result", [None, 7, "records", [None], [7], {"a": 1}, {1}, [{}]])

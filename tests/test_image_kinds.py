@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
 from detectron2.data import transforms as T
-from detectron2.structures import BoxMode
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,42 +15,25 @@ from PIL import Image
 from bad_images import (
     IN_MEMORY,
     KINDS,
+    coco_mappers,
     encoded,
+    entry,
     make,
     seeds,
     sizes,
     tolerance,
 )
-from samdetr.data import DetectionMapper, ImageError, convert_image, read_image
+from samdetr.data import ImageError, convert_image, read_image
 from samdetr.predictor import to_rgb
 
-ROOT = Path(__file__).parents[1]
 ORIENTATION = 0x0112
 LOSSY = ["JPEG", "WEBP"]
-COCO = LazyConfig.load(str(ROOT / "configs" / "common" / "data.py")).dataloader
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A file that every example writes anew, named with a wrong suffix."""
     return tmp_path_factory.mktemp("images") / "image.jpg"
-
-
-@pytest.fixture(scope="module")
-def mappers():
-    return {
-        part: DetectionMapper(
-            part == "train",
-            augmentations=list(instantiate(COCO[part].mapper.augmentations)),
-            image_format="RGB",
-        )
-        for part in ("train", "test")
-    }
-
-
-def entry(file, width, height):
-    box = {"bbox": [0, 0, width, height], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
-    return {"file_name": str(file), "annotations": [box]}
 
 
 @given(st.sampled_from(KINDS), sizes, seeds)
@@ -119,16 +99,16 @@ def test_floating_point_is_refused(file, file_format, size, seed):
 
 
 @given(st.sampled_from(KINDS), sizes, seeds, st.sampled_from(["train", "test"]))
-def test_the_pipelines_of_coco_see_those_pixels(file, mappers, kind, size, seed, part):
+def test_the_pipelines_of_coco_see_those_pixels(file, kind, size, seed, part):
     file_format, mode = kind
     image, _ = make(mode, size, seed)
     file.write_bytes(encoded(image, file_format))
     augmented = T.AugInput(convert_image(Image.open(file)))
     np.random.seed(seed)
-    T.AugmentationList(mappers[part].augmentations.augs)(augmented)
+    T.AugmentationList(coco_mappers()[part].augmentations.augs)(augmented)
 
     np.random.seed(seed)
-    mapped = mappers[part](entry(file, *size))
+    mapped = coco_mappers()[part](entry(file, *size))
 
     expected = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
     assert mapped["image"].dtype == torch.uint8 and torch.equal(mapped["image"], expected)
@@ -157,7 +137,7 @@ def exif_block(orientation, kind=3, count=1):
 
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF"]), st.integers(0, 9), seeds)
 def test_images_are_turned_as_their_exif_block_says_and_boxes_with_them(
-    file, mappers, file_format, orientation, seed
+    file, file_format, orientation, seed
 ):
     random = np.random.default_rng(seed)
     width, height = random.integers(24, 64, 2)
@@ -177,7 +157,7 @@ def test_images_are_turned_as_their_exif_block_says_and_boxes_with_them(
     record = entry(file, *expected.shape[1::-1])
     record["annotations"][0]["bbox"] = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     np.random.seed(seed)
-    mapped = mappers["train"](record)
+    mapped = coco_mappers()["train"](record)
     white = (mapped["image"][0] > 127).nonzero()
     if len(white):
         (box,) = mapped["instances"].gt_boxes.tensor

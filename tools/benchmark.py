@@ -11,14 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from samdetr.arguments import image_size, integer
 from samdetr.benchmark import run, table
-from samdetr.benchmark.cases import DTYPES, WORK, Case, Setting
+from samdetr.benchmark.cases import DTYPES, MIN_SIZE, WORK, Case, Setting
 from samdetr.benchmark.loading import Source
 from samdetr.benchmark.scaling import AXES
 from samdetr.engine.trust import add_trust_option
@@ -43,25 +44,6 @@ WITHOUT_SCALE = ("memory", "profile")
 WITHOUT_LOADING = ("against", "compile", "scale", *WITHOUT_SCALE)
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """HEIGHTxWIDTH to numbers."""
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} must be HEIGHTxWIDTH, such as 800x1066")
-    return int(height), int(width)
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """Text to a number that is not smaller."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} must be an integer, {least} or more")
-        return int(text)
-
-    return number
-
-
 def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -74,20 +56,20 @@ def argument_parser() -> argparse.ArgumentParser:
         default="forward",
         help="detections (default), whole training steps, or batches of the training loader",
     )
-    add("--repeat", type=at_least(1), default=7, help="rounds (default: 7)")
-    add("--warmup", type=at_least(0), default=2, help="rounds before them (default: 2)")
-    add("--batch", type=at_least(1), help="images at a time (default: 1; of a loader as it has it)")
-    add("--threads", type=at_least(1), help="of the CPU (default: as torch has it)")
+    add("--repeat", type=integer(1), default=7, help="rounds (default: 7)")
+    add("--warmup", type=integer(0), default=2, help="rounds before them (default: 2)")
+    add("--batch", type=integer(1), help="images at a time (default: 1; of a loader as it has it)")
+    add("--threads", type=integer(1), help="of the CPU (default: as torch has it)")
     add("--json", type=Path, metavar="FILE", help="write all figures here")
     add("overrides", nargs="*", help="key=value, anywhere; for all configs")
     add_trust_option(parser)
     add_model_options(parser)
     loading = parser.add_argument_group("for --mode loading").add_argument
-    loading("--batches", type=at_least(1), default=8, help="of a turn (default: 8)")
-    loading("--workers", type=at_least(0), help="processes (default: as the config has it)")
+    loading("--batches", type=integer(1), default=8, help="of a turn (default: 8)")
+    loading("--workers", type=integer(0), help="processes (default: as the config has it)")
     loading(
         "--photographs",
-        type=at_least(0),
+        type=integer(0),
         default=0,
         metavar="COUNT",
         help="instead of the config's data set load so many made-up images of 640x480",
@@ -113,12 +95,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--size",
-        type=image_size,
+        type=image_size(MIN_SIZE),
         default=(800, 1066),
         metavar="HEIGHTxWIDTH",
         help="of the images in pixels (default: 800x1066)",
     )
-    add("--boxes", type=at_least(0), default=8, help="objects per image (default: 8)")
+    add("--boxes", type=integer(0), default=8, help="objects per image (default: 8)")
     add("--device", default="cpu", help="cpu (default) or cuda")
     add("--dtype", choices=DTYPES, default="float32", help="default: float32")
     add("--weights", default="", help="file for all configs' models (default: random weights)")

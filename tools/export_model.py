@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from samdetr.arguments import image_size
 from samdetr.engine.trust import add_trust_option
 from samdetr.errors import refusing
 from samdetr.export import (
@@ -29,16 +30,6 @@ examples:
   tools/export_model.py --config-file configs/coco/sam_detr_pp_r50_smca_12ep.py \\
       --weights model_final.pth --output detector.pt2 detector.onnx --batch 1 --top-k outside
 """
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """HEIGHTxWIDTH to numbers."""
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= MIN_SIZE):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be HEIGHTxWIDTH, such as 800x1066, at least {MIN_SIZE} pixels each"
-        )
-    return int(height), int(width)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -73,7 +64,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add(
         "--size",
         nargs="+",
-        type=image_size,
+        type=image_size(MIN_SIZE),
         default=[],
         metavar="HEIGHTxWIDTH",
         help="sizes to compare at (default: three that the config's test images have)",

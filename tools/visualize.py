@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from samdetr import inspection, model_zoo
+from samdetr.arguments import integer
 from samdetr.engine.trust import add_trust_option
 from samdetr.errors import EXIT_CODE, refusing
 from samdetr.outputs import make_writable
@@ -24,13 +25,6 @@ examples:
   tools/visualize.py photo.jpg --queries 3 17 --output output/photo \\
       --model coco/sam_detr_r50_smca_12ep sam_detr.pth --model coco/detr_r50_12ep detr.pth
 """
-
-
-def positive(text: str) -> int:
-    """Text to a number that is at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be an integer, 1 or more")
-    return int(text)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -52,11 +46,11 @@ def argument_parser() -> argparse.ArgumentParser:
         f"several times (default: {SHIPPED} and the weights that come with it)",
     )
     add("--queries", nargs="+", type=int, default=[], metavar="N", help="indices, from 0")
-    add("--top", type=positive, default=3, help="without --queries, so many best (default: 3)")
-    add("--count", type=positive, default=2, help="without images, so many (default: 2)")
+    add("--top", type=integer(1), default=3, help="without --queries, so many best (default: 3)")
+    add("--count", type=integer(1), default=2, help="without images, so many (default: 2)")
     add("--output", type=Path, default=Path("output/inside"), help="default: output/inside")
     add("--html", action="store_true", help="OUTPUT/index.html too, a page with a slider of layers")
-    add("--dpi", type=positive, default=100, help="of the pictures (default: 100)")
+    add("--dpi", type=integer(1), default=100, help="of the pictures (default: 100)")
     add("--device", help="such as cpu (default: a GPU if there is one)")
     add_trust_option(parser)
     return parser

@@ -20,6 +20,7 @@ from detectron2.utils.file_io import PathManager
 
 from .coco import LoadedCoco
 from .errors import DataError, wrong_entry
+from .fields import leads_out
 from .mini import MiniHandler
 from .records import Record, check_records, drop_unusable_boxes
 from .voc import voc_classes
@@ -103,14 +104,19 @@ def _load(name: str) -> list[Record]:
         raise DataError(f"data set '{name}' cannot be read: {error}{hint}") from error
     if not records:
         raise DataError(f"data set '{name}' has no images")
-    return [_completed(name, index, record) for index, record in enumerate(records)]
+    folder = str(metadata.get("image_root", ""))
+    return [_completed(name, index, record, folder) for index, record in enumerate(records)]
 
 
-def _completed(name: str, index: int, record: Record) -> Record:
+def _completed(name: str, index: int, record: Record, folder: str) -> Record:
     """An image whose file is there, with annotations and an id, which is that of the evaluators."""
     file = record.get("file_name") if isinstance(record, dict) else None
     if not isinstance(file, str):
         raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, "text")
+    # Detectron2 takes the names of LVIS's images from links in the file.
+    if folder and file.startswith(folder) and leads_out(file.removeprefix(folder).lstrip("/")):
+        wanted = f"a file in {folder}"
+        raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, wanted)
     if "://" not in file and not os.path.isfile(file):
         _check_exists(name, f"image {index}", file)
         raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, "a file")

@@ -209,8 +209,8 @@ def build_train_loader(
             be read. Another image, which is a function of seed and position, has the place of one.
 
     Raises:
-        DataError: if the batch cannot be shared among the processes, or `max_unreadable` is
-            negative.
+        DataError: if the batch cannot be shared among the processes, `max_unreadable` is negative,
+            or images are grouped and one has no size.
     """
     processes = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % processes:
@@ -224,7 +224,7 @@ def build_train_loader(
         seed = comm.shared_random_seed()
     upright = None
     if aspect_ratio_grouping:
-        upright = [record["width"] <= record["height"] for record in dataset]
+        upright = [_is_upright(record) for record in dataset]
     return TrainLoader(
         max_unreadable=max_unreadable,
         dataset=PlacedDataset(dataset, mapper, seed, replace=max_unreadable > 0),
@@ -238,3 +238,14 @@ def build_train_loader(
         # Without its own, a loader draws from the generator that the model draws from.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _is_upright(record: Record) -> bool:
+    try:
+        return bool(record["width"] <= record["height"])
+    except KeyError as error:
+        raise DataError(
+            f"image {record['file_name']} has no {error}, by which images are grouped: give every "
+            "entry of the data set width and height, or set "
+            "dataloader.train.aspect_ratio_grouping=False"
+        ) from error

@@ -48,6 +48,21 @@ def check_calls(content: Any, key: str = "") -> None:
             _check_arguments(target, {k: v for k, v in content.items() if k != "_target_"}, key)
 
 
+def argument(call: Mapping[str, Any], name: str, key: str) -> Any:
+    """What a call of the config gets for an argument, its default included; None for nothing.
+
+    Args:
+        call: with a `_target_`.
+        name: of the argument.
+        key: of the call in the config.
+    """
+    if name in call:
+        return call[name]
+    target = _target(call["_target_"], f"{key}._target_")
+    defaults = {x.name: x.default for x in (target and _parameters(target)) or ()}
+    return None if defaults.get(name) is inspect.Parameter.empty else defaults.get(name)
+
+
 def is_near(name: str, known: str) -> bool:
     """If a name is likely to be a misspelt one that is known."""
     return is_one_edit(name, known) or difflib.SequenceMatcher(None, name, known).ratio() >= 0.8

@@ -11,7 +11,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import ConfigError
-from .calls import is_near
+from .calls import argument, is_near
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # of `train.amp.dtype`
 
@@ -39,9 +39,11 @@ FLAG = Rule(lambda x: isinstance(x, bool), "true or false")
 POSITIVE = Rule(lambda x: _is_number(x) and x > 0, "a number above 0, or inf")
 CALL = Rule(lambda x: isinstance(x, Mapping) and "_target_" in x, "a call, with a _target_")
 RATE = Rule(lambda x: _is_number(x) and 0 <= x < math.inf, "a finite number, 0 or more", True)
-ORDER = Rule(lambda x: x in ["RGB", "BGR"], "RGB or BGR, as the model's input_format", True)
+ORDER = Rule(lambda x: x in ["RGB", "BGR"], "RGB or BGR", True)
+ORDERS = ("dataloader.train.mapper.image_format", "dataloader.test.mapper.image_format")
 RULES = {
     "model": CALL,
+    "model.input_format": ORDER,
     "dataloader.train": CALL,
     "dataloader.test": CALL,
     "dataloader.evaluator": CALL,
@@ -77,10 +79,9 @@ RULES = {
     "dataloader.train.num_workers": whole(0, True),
     "dataloader.train.max_unreadable": whole(0, True),
     "dataloader.train.mapper.is_train": Rule(lambda x: x is True, "true", True),
-    "dataloader.train.mapper.image_format": ORDER,
     "dataloader.test.num_workers": whole(0, True),
     "dataloader.test.batch_size": whole(1, True),
-    "dataloader.test.mapper.image_format": ORDER,
+    **dict.fromkeys(ORDERS, ORDER),
     "lr_multiplier.warmup_length": Rule(
         lambda x: _is_number(x) and 0 <= x <= 1, "a part of the run, 0 to 1", True
     ),
@@ -109,6 +110,7 @@ def check_settings(content: Mapping[str, Any], processes: int = 1) -> None:
             raise ConfigError(f"the config lacks {key}: {rule.wanted}")
         if value is not NOWHERE and not rule.holds(value):
             raise ConfigError(f"{key} is {value!r}, expected {rule.wanted}")
+    _check_orders(content)
     train = content["train"]
     check_device(train["device"], "train.device")
     scaled = train["amp"]["enabled"] and train["amp"]["dtype"] == "float16"
@@ -120,6 +122,15 @@ def check_settings(content: Mapping[str, Any], processes: int = 1) -> None:
             f"dataloader.train.total_batch_size is {size}, which {processes} processes cannot "
             f"share: expected a multiple of {processes}"
         )
+
+
+def _check_orders(content: Mapping[str, Any]) -> None:
+    """Check that images are read as the model takes them, if it says how."""
+    wanted = argument(content["model"], "input_format", "model")
+    for key in ORDERS:
+        given = _look_up(content, key)
+        if wanted is not None and given not in (NOWHERE, wanted):
+            raise ConfigError(f"{key} is {given!r}, but model.input_format {wanted!r}")
 
 
 def check_device(name: str, what: str = "device") -> None:

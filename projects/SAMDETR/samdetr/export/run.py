@@ -202,7 +202,7 @@ def resizing(cfg: DictConfig) -> dict[str, int] | None:
     """`short_edge` and `max_size` that the config's test images are resized to, if they are."""
     augmentations = cfg.dataloader.test.mapper.get("augmentations", [])
     for augmentation in map(instantiate, augmentations):
-        if isinstance(augmentation, ResizeShortestEdge):
+        if isinstance(augmentation, ResizeShortestEdge) and augmentation.short_edge_length[0]:
             return {
                 "short_edge": augmentation.short_edge_length[0],
                 "max_size": augmentation.max_size,
