@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from multiprocessing.util import Finalize
 
 import pytest
 import torch
@@ -80,8 +81,10 @@ def test_a_worker_may_die_before_or_while_its_batch_is_fetched(error, words):
 
 
 def limit_files(size):
-    """Let no file of this process grow over a number of bytes."""
+    """Let no file of this process grow over a number of bytes, until it ends."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    unlimited = resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    Finalize(None, resource.setrlimit, unlimited, exitpriority=0)  # then coverage is written
 
 
 @pytest.mark.parametrize(("iteration", "last"), [(1, ""), (5, "model_0000002.pth")])
