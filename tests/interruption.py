@@ -173,16 +173,21 @@ def resumed_by_two(cfg):
 def members(function, cfg, *args):
     """Call a function with a config and its rank, in each of two processes that talk by GLOO."""
     Path(cfg.train.output_dir).mkdir(exist_ok=True)
+    return pair(lambda rank: function(cfg, rank, *args))
+
+
+def pair(function, *args):
+    """Call a function with its rank, in each of two processes that talk by GLOO."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    return [start(_join_in, port, rank, function, cfg, *args) for rank in range(2)]
+    return [start(_join_in, port, rank, function, *args) for rank in range(2)]
 
 
-def _join_in(port, rank, function, cfg, *args):
+def _join_in(port, rank, function, *args):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     _join(Place(rank, 2, rank, 2))
-    function(cfg, rank, *args)
+    function(rank, *args)
 
 
 def _train(cfg, rank):

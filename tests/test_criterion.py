@@ -1,16 +1,15 @@
 """Set losses against loops, their names, and their mean over processes."""
 
 import math
-from datetime import timedelta
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 import oracles
 from conftest import NUM_CLASSES, make_predictions, make_targets
+from interruption import finish, pair
 from samdetr.modeling import HungarianMatcher, SetCriterion
 from samdetr.structures import Predictions, Targets
 
@@ -120,26 +119,17 @@ def global_batch():
 
 def losses_of_a_process(rank, folder):
     """The losses of every process's two images of the global batch, saved in a folder."""
-    distributed.init_process_group(
-        "gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(minutes=2)
-    )
     predictions, targets = global_batch()
     mine = slice(2 * rank, 2 * rank + 2)
     losses = make_criterion()(
         Predictions(*(x[:, mine] for x in predictions)),
         Targets(targets.labels[mine], targets.boxes[mine], targets.counts[mine]),
     )
-    torch.save(losses, f"{folder}/{rank}.pth")
-    distributed.destroy_process_group()
+    torch.save(losses, folder / f"{rank}.pth")
 
 
 def test_the_mean_over_two_processes_is_the_loss_of_one_with_all_images(tmp_path):
-    other = multiprocessing.get_context("spawn").Process(
-        target=losses_of_a_process, args=(1, str(tmp_path))
-    )
-    other.start()
-    losses_of_a_process(0, str(tmp_path))
-    other.join()
+    assert finish(*pair(losses_of_a_process, tmp_path)) == [0, 0]
     halves = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
     for name, expected in make_criterion()(*global_batch()).items():
         assert_close((halves[0][name] + halves[1][name]) / 2, expected)

@@ -27,8 +27,8 @@ def boxes_in_cells(boxes: Tensor, level: FeatureLevel) -> Tensor:
     return corners(boxes.detach()) * level.extent.repeat(1, 2)[:, None]
 
 
-class RoIAlignPooler(nn.Module):
-    """RoIAlign by Detectron2's operator, with as many samples per bin as it has cells.
+class Pooler(nn.Module):
+    """RoIAlign of boxes on a level, with as many samples per bin as it has cells.
 
     Args:
         size: R.
@@ -38,10 +38,21 @@ class RoIAlignPooler(nn.Module):
         super().__init__()
         at_least(1, size=size)
         self.size = size
-        self.pool = ROIAlign((size, size), spatial_scale=1.0, sampling_ratio=0, aligned=True)
 
     def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
         """Regions of (B, N, 4) boxes, differentiable by the features but not by the boxes."""
+        raise NotImplementedError
+
+
+class RoIAlignPooler(Pooler):
+    """RoIAlign by Detectron2's operator."""
+
+    def __init__(self, size: int = 7):
+        super().__init__(size)
+        self.pool = ROIAlign((size, size), spatial_scale=1.0, sampling_ratio=0, aligned=True)
+
+    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
+        """As `Pooler.forward`."""
         batch, num_boxes = boxes.shape[:2]
         image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)
         rois = torch.cat(
@@ -56,24 +67,16 @@ class RoIAlignPooler(nn.Module):
         return PooledRegions(bins.unflatten(0, (batch, num_boxes)))
 
 
-class SeparablePooler(nn.Module):
+class SeparablePooler(Pooler):
     """The same RoIAlign as matrix products, for a GPU where it must be deterministic.
 
     A bin of an axis-aligned box averages a grid of bilinear samples, so its weights are an outer
     product: `out = W_y @ features @ W_x^T` for every box. Backward is matrix products too, where
     the operator scatters with atomic adds.
-
-    Args:
-        size: R.
     """
 
-    def __init__(self, size: int = 7):
-        super().__init__()
-        at_least(1, size=size)
-        self.size = size
-
     def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
-        """As `RoIAlignPooler.forward`."""
+        """As `Pooler.forward`."""
         with full_precision(boxes.device):  # in float32, as the operator
             weight_y, weight_x = self.weights(boxes, level)
             features = at_least_float32(level.tokens).unflatten(1, level.size)  # (B, H, W, C)
@@ -87,47 +90,33 @@ class SeparablePooler(nn.Module):
         return bin_weights(boxes, level, self.size)
 
 
-class GatherPooler(nn.Module):
-    """The same RoIAlign as sums over lists of cells, on a CPU; it waits for the boxes on a GPU.
-
-    Args:
-        size: R.
-    """
-
-    def __init__(self, size: int = 7):
-        super().__init__()
-        at_least(1, size=size)
-        self.size = size
+class GatherPooler(Pooler):
+    """The same RoIAlign as sums over lists of cells, on a CPU; it waits for the boxes on a GPU."""
 
     def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
-        """As `RoIAlignPooler.forward`."""
+        """As `Pooler.forward`."""
         return GatheredRegions(level.tokens, *bin_weights(boxes, level, self.size))
 
 
-class FastestPooler(nn.Module):
+class FastestPooler(Pooler):
     """RoIAlign in whichever of these ways is the fastest where it runs.
 
     On a CPU sums over lists of cells are, on every level that was measured, and take the least
     memory. On a GPU they would have to wait for the boxes: there it is Detectron2's operator,
     or matrix products if results have to be deterministic, which its backward pass is not.
-
-    Args:
-        size: R.
     """
 
     def __init__(self, size: int = 7):
-        super().__init__()
-        at_least(1, size=size)
-        self.size = size
+        super().__init__(size)
         self.gather = GatherPooler(size)
         self.operator = RoIAlignPooler(size)
         self.products = SeparablePooler(size)
 
     def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
-        """As `RoIAlignPooler.forward`."""
+        """As `Pooler.forward`."""
         return self.choose(boxes.device)(boxes, level)
 
-    def choose(self, device: torch.device) -> nn.Module:
+    def choose(self, device: torch.device) -> Pooler:
         """The way for tensors of a device."""
         if eager_on_cpu(device):
             return self.gather
@@ -142,13 +131,10 @@ class UnpaddedPooler(SeparablePooler):
     Where a box reaches out of its image, the released models read what the encoder makes of
     padding. Here nothing is read that is not the image's, so that what else is in the batch, and
     how much padding that makes, does not matter. Lists of cells on a CPU, else products.
-
-    Args:
-        size: R.
     """
 
     def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
-        """As `RoIAlignPooler.forward`."""
+        """As `Pooler.forward`."""
         if eager_on_cpu(boxes.device):
             return GatheredRegions(level.tokens, *self.weights(boxes, level))
         return super().forward(boxes, level)
