@@ -13,6 +13,8 @@ OUTPUT ?= output/demo
 export PYTHON TORCH DETECTRON2
 
 python := $(VENV)/bin/python
+# In the order of tests/conftest.py: what takes long is not to begin last.
+pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 ready := $(VENV)/ready
 chosen := $(strip $(PYTHON) $(TORCH) $(DETECTRON2))
 
@@ -23,13 +25,13 @@ demo: env
 	$(python) tools/report.py $(OUTPUT)
 
 test: env
-	$(python) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(pytest) $(ARGS)
 
 test-fast: env
-	$(python) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(pytest) -m "not slow" $(ARGS)
 
 coverage: env
-	$(python) -m pytest -n 2 --dist loadfile --cov --cov-fail-under=95 $(ARGS)
+	$(pytest) --cov --cov-fail-under=95 $(ARGS)
 
 lint: env
 	$(python) -m ruff check .

@@ -22,6 +22,10 @@ from samdetr.predictor import to_rgb
 MINI = "mini/sam_detr_smca"
 FIELDS = ("scores", "pred_classes")
 ORIENTATION = 0x0112
+CHANNELS = [
+    "model.input_format",
+    *(f"dataloader.{x}.mapper.image_format" for x in ("train", "test")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +143,7 @@ def test_images_of_other_sizes_go_into_one_batch(predictor, monkeypatch):
 def test_the_model_gets_the_channels_of_the_config(monkeypatch):
     array = read_image(example_image())
     for order, step in (("RGB", 1), ("BGR", -1)):
-        predictor = Predictor(
-            MINI, device="cpu", overrides=[f"dataloader.test.mapper.image_format={order}"]
-        )
+        predictor = Predictor(MINI, device="cpu", overrides=[f"{key}={order}" for key in CHANNELS])
         inputs = recorded(predictor, monkeypatch)
         predictor(array)
         ((entry,),) = inputs

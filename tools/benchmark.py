@@ -19,7 +19,7 @@ import torch
 
 from samdetr.arguments import image_size, integer
 from samdetr.benchmark import run, table
-from samdetr.benchmark.cases import DTYPES, MIN_SIZE, WORK, Case, Setting
+from samdetr.benchmark.cases import DTYPES, WORK, Case, Setting
 from samdetr.benchmark.loading import Source
 from samdetr.benchmark.scaling import AXES
 from samdetr.engine.trust import add_trust_option
@@ -95,7 +95,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--size",
-        type=image_size(MIN_SIZE),
+        type=image_size(1),
         default=(800, 1066),
         metavar="HEIGHTxWIDTH",
         help="of the images in pixels (default: 800x1066)",
