@@ -28,6 +28,8 @@ from samdetr.modeling import (
     RandomReference,
 )
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 ABLATIONS = sorted(f"ablations/{x.stem}" for x in (CONFIGS / "ablations").glob("*.py"))
 VOC = sorted(f"voc/{x.stem}" for x in (CONFIGS / "voc").glob("*.py"))

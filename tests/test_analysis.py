@@ -18,6 +18,8 @@ from samdetr.modeling.attention import attend
 from samdetr.modeling.deformable import DeformableAttention
 from samdetr.modeling.regions import PooledRegions
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 # Every part of our models is in one of these.

@@ -20,6 +20,8 @@ from conftest import make_batch, make_config, randomize, randomize_statistics
 from samdetr.modeling import DeformableSelfAttention, MultiScaleMapper
 from test_official import CONFIGS, build, close, tolerance
 
+pytestmark = pytest.mark.slow
+
 SIZES = ((48, 64), (40, 33), (64, 37))  # every image is padded
 COUNTS = {"full": (4, 2, 9), "half-empty": (3, 0, 1), "empty": (0, 0, 0)}
 WIDTHS = (16, 24, 32, 40)  # of the stages of `dc5_stages`

@@ -114,6 +114,7 @@ def hold_two():
     return first.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not memory.STATUS.exists(), reason="Linux tells the memory of a process")
 def test_the_peak_of_memory_is_what_was_held_at_once():
     # In a new process, as the tool does it: a used one may have such memory free already.

@@ -123,6 +123,7 @@ def test_training_step_gives_every_parameter_a_finite_gradient(name, kind):
         assert x.grad is not None and x.grad.isfinite().all(), parameter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_full_size_config_takes_a_step_at_reduced_size(name):
     model = load(name).model

@@ -19,6 +19,7 @@ from test_detr import make_original
 VARIANTS = ("r50", "r50_smca", "r50_e50", "r50_dc5", "r50_dc5_smca", "r50_ms", "r50_ms_smca")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_official_weights_come_back_bit_by_bit(variant):
     weights = official.state_dict(variant)

@@ -99,6 +99,7 @@ def test_a_zoo_file_is_plain_arrays_with_an_author(tmp_path):
         assert np.array_equal(content["model"][name], tensor.numpy())
 
 
+@pytest.mark.slow
 def test_a_stock_checkpointer_reads_a_zoo_file_where_this_package_cannot_be_imported(tmp_path):
     weights = make_weights()
     save_model(weights, tmp_path / "file.pkl")

@@ -15,6 +15,8 @@ from conftest import make_batch
 from samdetr.checkpoint import Checkpointer, CheckpointError, InitialCheckpointer
 from samdetr.engine import build_optimizer, load_config
 
+pytestmark = pytest.mark.slow
+
 COCO = Path(__file__).parents[1] / "configs" / "coco"
 MILLIONS = {  # of parameters, in table 1
     "faster_rcnn_r50_c4_12ep": 34,

@@ -66,6 +66,7 @@ def read_video(path):
     return np.stack(frames), capture.get(cv2.CAP_PROP_FPS)
 
 
+@pytest.mark.slow
 def test_it_works_at_once_and_from_another_folder(tmp_path):
     process = subprocess.run(
         [sys.executable, ROOT / "demo.py", "--input", example_image(), "--output", "out.png"],

@@ -27,6 +27,7 @@ print(returned, min(faults() for _ in range(4)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_the_memory_of_a_freed_tensor_serves_the_next():
     found = subprocess.check_output([sys.executable, "-c", PROGRAM], text=True)

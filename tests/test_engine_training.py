@@ -145,6 +145,7 @@ def test_gradients_that_are_not_finite_end_the_run_before_the_step():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(whole)
