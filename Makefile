@@ -1,6 +1,6 @@
 # make demo   makes the environment and runs the main job: train, evaluate, pictures
 # make test   makes the environment if it is not there and runs the tests; ARGS= are pytest's
-# make test-fast   without the slow ones
+# make test-fast   without the slow ones, within 3 minutes of 2 cores
 # make coverage    all tests, and which lines and branches of the package they never reach
 # make lint   checks form and types
 # make env    makes the environment alone; tools/setup_env.sh tells what PYTHON=, TORCH= and

@@ -7,8 +7,6 @@ import pytest
 import mutation_check
 from mutation_check import MUTANTS, PACKAGE, ROOT, Mutant
 
-pytestmark = pytest.mark.slow
-
 FUNCTION = "def difference(a, b):\n    return a - b  # or b - a\n"
 TEST = """
 import sys
@@ -39,6 +37,7 @@ def test_the_list_fits_the_package(mutant):
     assert missing == [] and mutant.tests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("assertion", "code", "said"),
     [

@@ -22,6 +22,7 @@ from samdetr import convert
 from samdetr.checkpoint import Checkpointer
 from samdetr.modeling import LocatedCrossAttention
 
+pytestmark = pytest.mark.slow
 transformers = pytest.importorskip("transformers")
 
 ROOT = Path(__file__).parents[1]
