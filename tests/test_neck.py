@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from conftest import assert_gradients_reach_all
-from samdetr.modeling import ChannelMapper, SinePosition
+from samdetr.modeling import ChannelMapper, MultiScaleMapper, SinePosition
 
 CHANNELS = {"fine": 6, "coarse": 10}
 IMAGES = [(20, 24), (13, 17), (1, 1)]  # (height, width) of each image
@@ -71,6 +71,20 @@ def test_positions_are_those_of_the_padding_mask():
     neck = make_neck()
     for level in neck(make_features(), make_padding()):
         assert_close(level.position, neck.position(level.padding.unflatten(1, level.size)))
+
+
+def test_levels_are_told_apart_by_what_is_added_to_their_positions():
+    neck = MultiScaleMapper(CHANNELS, 32, SinePosition(32), "")
+    plain = make_neck()
+    plain.load_state_dict(neck.state_dict(), strict=False)
+    features, padding = make_features(), make_padding()
+    for index, (level, expected) in enumerate(
+        zip(neck(features, padding), plain(features, padding), strict=True)
+    ):
+        added = neck.level_embedding.weight[index]
+        assert_close(level.position, expected.position + added)
+        assert torch.equal(level.tokens, expected.tokens)
+    assert not torch.equal(*neck.level_embedding.weight)
 
 
 @pytest.mark.parametrize("norm", ["", "GN"])
