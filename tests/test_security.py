@@ -124,13 +124,16 @@ TAGS = [
     "!!python/module:antigravity ''",
     "!!python/name:os.system ''",
     "!!python/object:detectron2.layers.shape_spec.ShapeSpec {evil: 1}",
+    "!!python/object:detectron2.layers.shape_spec.ShapeSpec {channels: '${oc.env:HOME}'}",
+    "!!python/name:detectron2.data.build.build_detection_test_loader ''",
+    "{_target_: torch.utils.model_dump.__main__.x}",  # a program that importing would run
 ]
 
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_tags_of_python_run_nothing(marker, tag):
     Path("config.yaml").write_text(mini() + f"extra: {tag}\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"config\.yaml( cannot be read)?: "):
         load_config("config.yaml")
 
 
@@ -151,10 +154,16 @@ def test_what_detectron2_writes_by_tags_is_read(marker):
         "${oc.decode:'{_target_: os.system}'}",
         "a ${train.${oc.env:X}} b",
         "${x:1}",
+        # What these are put together of is no resolver.
+        "${half}{oc.env:HOME}",
+        "${half}${other_half}",
+        "${half}a${other_half}{",
+        "\\${half}{oc.env:HOME}",
     ],
 )
 def test_resolvers_are_refused(marker, value):
-    Path("config.yaml").write_text(mini(train__output_dir=value))
+    changes = {"half": "$", "other_half": "{oc.env:HOME}", "train__output_dir": value}
+    Path("config.yaml").write_text(mini(**changes))
     with pytest.raises(ConfigError, match=r"train\.output_dir is .* resolver"):
         load_config("config.yaml")
 
@@ -176,13 +185,57 @@ def test_a_text_of_yaml_in_yaml_is_no_config(marker):
         ),
         "a: &a [*a]\n",
         "a: " + "[" * 100_000,
+        "a: " + "{a: " * 150 + "1" + "}" * 150,
+        "".join(f"{y}: [" + f"'${{{x}}}', " * 10 + "]\n" for x, y in zip("abcdefg", "bcdefgh"))
+        + "a: 1\n",
+        "".join(f"{y}: '{x}" + f" ${{{x}}}" * 10 + "'\n" for x, y in zip("abcdefgh", "bcdefghi"))
+        + "a: 1\n",
+        "a: '${.b}'\nb: ['${..a}']\n",
+        "a: " + "x" * 10_000 + "\nb: [" + "'${a}', " * 2_000 + "]\n",
+        "a: -0x" + "f" * 5_000,
+        "null: 1",
+        "? !!python/tuple [1, 2]\n: 3",
     ],
-    ids=["billion", "itself", "deep"],
+    ids=[
+        "billion",
+        "itself",
+        "deep",
+        "deeper than OmegaConf goes",
+        "references in lists",
+        "references in texts",
+        "references in a circle",
+        "references to a long text",
+        "a number that cannot be printed",
+        "a key that is nothing",
+        "a key that is a tuple",
+    ],
 )
 def test_a_short_file_does_not_become_a_long_one(marker, text):
     Path("config.yaml").write_text(text)
     with pytest.raises(ConfigError):
         read_yaml("config.yaml")
+
+
+@pytest.mark.parametrize("argument", ["cfg", "cfg_per_block"])
+def test_no_call_of_a_call_is_given_a_whole_config(marker, argument):
+    """`make_stage` would call the class with the `cfg` of each block."""
+    stage = {
+        "_target_": "detectron2.modeling.backbone.resnet.ResNet.make_stage",
+        "num_blocks": 1,
+        "in_channels": 1,
+        "out_channels": 1,
+        argument: [{"DATASETS": {"PROPOSAL_FILES_TEST": ["x.pkl"]}}],
+    }
+    Path("config.yaml").write_text(mini(model__backbone__stages=[stage]))
+    with pytest.raises(ConfigError, match=rf"stages\.0\.{argument}: .* whole config"):
+        load_config("config.yaml")
+
+
+def test_references_may_stand_in_texts_one_after_the_other(marker):
+    changes = {"a": "US$", "b": {"c": "x{y}", "d": "${.c} and ${..a}"}, "e": ["${b}"]}
+    Path("config.yaml").write_text(mini(**changes))
+    cfg = load_config("config.yaml")
+    assert cfg.b.d == "x{y} and US$" and cfg.e[0].c == "x{y}"
 
 
 @pytest.mark.parametrize("name", ["mini/sam_detr_pp_smca_dn", "coco/faster_rcnn_r50_dc5_12ep"])

@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Iterator
+import reprlib
+import textwrap
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
@@ -20,8 +22,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
+
+UNREADABLE = (OmegaConfBaseException, RecursionError, ValueError, yaml.YAMLError)  # incl. Unicode
 
 # Modules, with those below them, of which every class may be called.
 CLASSES = (
@@ -61,9 +66,18 @@ FUNCTIONS = frozenset(
 )
 PACKAGES = ("samdetr.", "detectron2.", "fvcore.", "torch.", "torchvision.")
 NAME = re.compile(r"\w+(\.\w+)+")
-REFERENCE = re.compile(r"\$\{\.*\w+(\.\w+)*\}")  # to another key, not a call of a resolver
+REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")  # to another key, not a call of a resolver
+# Texts are put together and read again when parts are made. No sign of these may stand beside a
+# reference, nor two references side by side, so that no other reference can come of that.
+SIGNS = re.compile(r"[${\\]")
+SIDE_BY_SIDE = re.compile(rf"({REFERENCE.pattern}){{2}}")
 HINT = " (if you trust whoever wrote the config: --trusted-config, or `trusted` in Python)"
-MOST_VALUES = 100_000  # aliases let a short file stand for more than fits into memory
+# Aliases and references let a short file stand for more than fits into memory.
+MOST_VALUES = 100_000
+MOST_CHARACTERS = 10_000_000
+MOST_GROUPS = 100  # one inside the other
+MOST_BITS = 64  # of an integer
+LONGEST_REASON = 500  # characters
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
@@ -92,16 +106,15 @@ def read_yaml(path: str, trusted: bool = False) -> DictConfig:
     try:
         with PathManager.open(path) as file:
             content = yaml.load(file, ConfigLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        if not isinstance(content, dict):  # of a text OmegaConf would read the text as YAML again
+            raise ConfigError("expected keys and values")
+        _check(content)
+        return OmegaConf.create(content, flags={"allow_objects": True})
+    except ConfigError as error:
+        raise ConfigError(f"--config-file {path}: {error}") from error
+    except UNREADABLE as error:
+        reason = textwrap.shorten(str(error), LONGEST_REASON)
         raise ConfigError(f"--config-file {path} cannot be read: {reason}") from error
-    if not isinstance(content, dict):  # of a text OmegaConf would read the text as YAML once more
-        raise ConfigError(f"{path} cannot be read: expected keys and values")
-    for number, (key, value) in enumerate(_values(content)):
-        if number > MOST_VALUES:
-            raise ConfigError(f"{path} has more than {MOST_VALUES} values, aliases followed")
-        _check(value, f"{path}: {key}")
-    return OmegaConf.create(content, flags={"allow_objects": True})
 
 
 def find(name: Any) -> Any:
@@ -112,7 +125,7 @@ def find(name: Any) -> Any:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is not the full name of a class or a function")
-    if not name.startswith(PACKAGES):
+    if not name.startswith(PACKAGES) or "__main__" in name:  # a program, which importing runs
         raise ConfigError(f"{name!r} is not a part of {', '.join(PACKAGES)}{HINT}")
     try:
         found = locate(name)
@@ -131,40 +144,100 @@ def _inside(name: str, modules: tuple[str, ...]) -> bool:
     return any(name.startswith(f"{x}.") for x in modules)
 
 
-def _values(content: Any) -> Iterator[tuple[str, Any]]:
-    """Everything inside with its key; endless if something is inside itself."""
-    left = [("", content)]
+def _check(content: dict[Any, Any]) -> None:
+    """Check that a config is of a bearable size and asks for nothing but parts.
+
+    Raises:
+        ConfigError: if not; names the key.
+    """
+    characters = 0
+    for number, (place, value) in enumerate(_values(content)):
+        characters += len(value) if isinstance(value, str) else 0
+        if len(place) > MOST_GROUPS:
+            raise ConfigError(f"more than {MOST_GROUPS} groups of keys are inside each other")
+        if number > MOST_VALUES or characters > MOST_CHARACTERS:
+            raise ConfigError(
+                f"it has more than {MOST_VALUES} values or {MOST_CHARACTERS} characters, aliases "
+                "and references followed"
+            )
+        if isinstance(value, str) and "${" in value:
+            _check_references(value, _key(place))
+        elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+            raise ConfigError(f"{_key(place)} is an integer of more than {MOST_BITS} bits")
+        elif isinstance(value, dict):
+            _check_call(value, _key(place))
+
+
+def _key(place: Iterable[Any]) -> str:
+    return ".".join(map(str, place))
+
+
+def _values(content: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Everything inside with its keys, and what is referred to each time that it is.
+
+    Endless if something is inside itself, or refers to itself.
+    """
+    left: list[tuple[tuple[Any, ...], Any]] = [((), content)]
     while left:
-        key, value = left.pop()
-        yield key, value
+        place, value = left.pop()
+        yield place, value
         if isinstance(value, dict):
-            left += [(f"{key}.{name}".lstrip("."), x) for name, x in value.items()]
+            left += [((*place, name), x) for name, x in value.items()]
         elif isinstance(value, list | tuple | set):
-            left += [(f"{key}.{index}", x) for index, x in enumerate(value)]
+            left += [((*place, index), x) for index, x in enumerate(value)]
+        elif isinstance(value, str):
+            for dots, name in REFERENCE.findall(value):
+                target = (*place[: -len(dots)], *name.split(".")) if dots else name.split(".")
+                left += _look_up(content, target)
 
 
-def _check(value: Any, key: str) -> None:
-    if isinstance(value, str) and "${" in REFERENCE.sub("", value):
+def _look_up(content: Any, target: Iterable[Any]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """What has these keys, with them as they are; nothing if there is nothing."""
+    place: tuple[Any, ...] = ()
+    for name in target:
+        if isinstance(content, dict):
+            keys = [x for x in content if str(x) == str(name)]
+        else:
+            items = len(content) if isinstance(content, list | tuple) else 0
+            keys = [x for x in range(items) if str(x) == str(name)]
+        if not keys:
+            return
+        place, content = (*place, keys[0]), content[keys[0]]
+    yield place, content
+
+
+def _check_references(text: str, key: str) -> None:
+    if SIGNS.search(REFERENCE.sub("", text)) or SIDE_BY_SIDE.search(text):
         raise ConfigError(
-            f"{key} is {value!r}: in YAML only another key may stand in ${{...}}, for a resolver "
-            f"can read the environment or write calls{HINT}"
+            f"{key} is {reprlib.repr(text)}: in YAML only another key may stand in ${{...}}, "
+            "two of them with text between, for a resolver can read the environment or write "
+            f"calls{HINT}"
         )
-    if not isinstance(value, dict) or "_target_" not in value:
+
+
+def _check_call(value: dict[Any, Any], key: str) -> None:
+    if "_target_" not in value:
         return
     try:
         find(value["_target_"])
     except ConfigError as error:
         raise ConfigError(f"{key}._target_: {error}") from error
-    if "cfg" in value:  # of Detectron2's older configs, whose proposal files are pickles
-        raise ConfigError(f"{key}.cfg: a call in YAML cannot be given a whole config{HINT}")
+    # Of Detectron2's older configs, whose proposal files are pickles; ResNet.make_stage takes the
+    # arguments of each block under names with this at their end.
+    for name in value:
+        if str(name).removesuffix("_per_block") == "cfg":
+            raise ConfigError(f"{key}.{name}: a call in YAML cannot be given a whole config{HINT}")
 
 
 class ConfigLoader(yaml.SafeLoader):
     """Plain data and what Detectron2 writes beside it: tuples, named classes and `ShapeSpec`."""
 
     def named(self, name: str, node: yaml.Node) -> Any:
-        """The class or function of a tag."""
-        return find(name)
+        """The class of a tag. A function would be called with what nobody has checked."""
+        found = find(name)
+        if not inspect.isclass(found):
+            raise ConfigError(f"{name!r} is a function, and only a class can be a value{HINT}")
+        return found
 
     def tuple_of(self, node: yaml.SequenceNode) -> tuple[Any, ...]:
         """A sequence as a tuple."""
@@ -173,9 +246,12 @@ class ConfigLoader(yaml.SafeLoader):
     def shape_spec(self, node: yaml.MappingNode) -> ShapeSpec:
         """A mapping as the arguments of a `ShapeSpec`."""
         try:
-            return ShapeSpec(**self.construct_mapping(node, deep=True))
+            shape = ShapeSpec(**self.construct_mapping(node, deep=True))
         except TypeError as error:
             raise ConfigError(f"ShapeSpec: {error}") from error
+        if not all(value is None or type(value) is int for value in vars(shape).values()):
+            raise ConfigError(f"{shape}: expected integers")
+        return shape
 
 
 PYTHON = "tag:yaml.org,2002:python/"
