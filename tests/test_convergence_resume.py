@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import convergence_study
 from test_train_net import environment
 
 pytestmark = pytest.mark.slow
@@ -31,19 +32,23 @@ TOY = [
 ]
 
 
-def begin_study(folder):
+ARGUMENTS = ["--run", "detr", "--seed", "0", "--jobs", "1", "--output", "out"]
+ARGUMENTS += ["--results", "results.json", *TOY]
+
+
+def study(folder, monkeypatch):
+    """Run the tool in a folder; trainings are processes of their own."""
     folder.mkdir(exist_ok=True)
-    arguments = ["--run", "detr", "--seed", "0", "--jobs", "1", "--output", "out"]
+    monkeypatch.chdir(folder)
+    convergence_study.main(ARGUMENTS)
+
+
+def begin_study(folder):
+    folder.mkdir()
     return subprocess.Popen(
-        [
-            sys.executable,
-            ROOT / "tools/convergence_study.py",
-            *arguments,
-            *("--results", "results.json"),
-            *TOY,
-        ],
+        [sys.executable, ROOT / "tools/convergence_study.py", *ARGUMENTS],
         cwd=folder,
-        env=environment(CUDA_VISIBLE_DEVICES=""),
+        env=environment(),
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -59,21 +64,23 @@ def figures(folder):
     return contents
 
 
-def test_a_study_killed_in_the_middle_has_the_same_results_when_it_is_resumed(tmp_path):
+def test_a_study_killed_in_the_middle_has_the_same_results_when_it_is_resumed(
+    tmp_path, monkeypatch, capfd
+):
+    for name, value in environment(CUDA_VISIBLE_DEVICES="").items():
+        monkeypatch.setenv(name, value)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    output, _ = (uninterrupted := begin_study(whole)).communicate()
-    assert uninterrupted.returncode == 0, output
-    study = begin_study(killed)
+    study(whole, monkeypatch)
+    process = begin_study(killed)
     while not (killed / RUN / "last_checkpoint").is_file():
-        assert study.poll() is None, study.communicate()[0]
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
-    os.killpg(study.pid, signal.SIGKILL)
-    study.communicate()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
     assert not (killed / RUN / "model_final.pth").exists()
 
-    output, _ = (resumed := begin_study(killed)).communicate()
+    study(killed, monkeypatch)
 
-    assert resumed.returncode == 0, output
     assert figures(killed) == figures(whole)
     assert [run["iterations"] for run in figures(whole)["runs"]] == [[3, 6]]
     weights, expected = (
@@ -81,5 +88,6 @@ def test_a_study_killed_in_the_middle_has_the_same_results_when_it_is_resumed(tm
     )
     for name, tensor in expected.items():
         assert torch.equal(weights[name], tensor), name
-    output, _ = begin_study(killed).communicate()
-    assert "1 of 1 trainings are done" in output
+    capfd.readouterr()
+    study(killed, monkeypatch)
+    assert "1 of 1 trainings are done" in capfd.readouterr().out

@@ -1,20 +1,17 @@
 """The training loop: its step, its events, its checkpoints, and how it goes on and ends."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from interruption import finish, start
 from samdetr.engine import ConfigError, Trainer, TrainingError, evaluate, load_config, train
 from samdetr.engine.records import rewind
 from toy import SteepModel, ToyLoader, ToyModel
 
-ROOT = Path(__file__).parents[1]
 TOY = str(Path(__file__).with_name("toy_config.py"))
 
 
@@ -145,16 +142,11 @@ def test_gradients_that_are_not_finite_end_the_run_before_the_step():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(whole)
-    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", TOY]
-    command += [f"train.output_dir={killed}", "dataloader.train.killed_at=10"]
-
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    process = start(run, killed, "dataloader.train.killed_at=10")
+    assert finish(process) == [-signal.SIGKILL]
     assert metrics(killed)[-1]["iteration"] == 9  # the last checkpoint is of iteration 7
     with open(killed / "metrics.json", "a") as file:
         file.write('{"total_loss": 0.1, "itera')  # killed while it wrote

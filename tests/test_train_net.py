@@ -14,6 +14,8 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.env import seed_all_rng
 
+from command_line import run_script
+from interruption import finish, start
 from samdetr.engine import build_model, evaluate, load_config, train
 
 pytestmark = pytest.mark.slow
@@ -95,8 +97,8 @@ def test_two_processes_on_a_cpu_train_like_one_and_evaluate(tmp_path, monkeypatc
 def test_a_killed_run_goes_on_at_its_last_checkpoint(tmp_path, monkeypatch):
     settings = [*SMALL, "train.max_iter=8", "train.checkpointer.period=2"]
     command = ["--config-file", MINI, f"train.output_dir={tmp_path}", *settings]
-    code, output = train_net([*command, "model.killed_at=5"], tmp_path)
-    assert code == -signal.SIGKILL, output
+    killed = start(run_script, "train_net.py", *command, "model.killed_at=5")
+    assert finish(killed) == [-signal.SIGKILL]
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
     monkeypatch.chdir(tmp_path)
     in_process(MINI, tmp_path, *settings, resume=True)
@@ -161,25 +163,23 @@ def test_it_runs_under_torchrun(tmp_path):
     check_toy_run(tmp_path / "output")
 
 
-def test_it_runs_under_slurm(tmp_path):
+def as_task(environment, folder):
+    """What train_net.py does in a process that SLURM has started."""
+    os.environ.update(environment)
+    sys.exit(run_script("train_net.py", "--config-file", TOY, f"train.output_dir={folder}"))
+
+
+def test_it_runs_under_slurm(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [ROOT / "train_net.py", "--config-file", TOY, "train.output_dir=output"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "SLURM_NTASKS": "2"}
     processes = [
-        popen(
-            command,
-            tmp_path,
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-            SLURM_NTASKS="2",
-            SLURM_PROCID=rank,
-            SLURM_LOCALID=rank,
-        )
+        start(as_task, {**place, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}, tmp_path / "output")
         for rank in "01"
     ]
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert finish(*processes) == [0, 0]
     check_toy_run(tmp_path / "output")
 
 
