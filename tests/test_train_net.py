@@ -97,10 +97,10 @@ def test_two_processes_on_a_cpu_train_like_one_and_evaluate(tmp_path, monkeypatc
 def test_a_killed_run_goes_on_at_its_last_checkpoint(tmp_path, monkeypatch):
     settings = [*SMALL, "train.max_iter=8", "train.checkpointer.period=2"]
     command = ["--config-file", MINI, f"train.output_dir={tmp_path}", *settings]
+    monkeypatch.chdir(tmp_path)
     killed = start(run_script, "train_net.py", *command, "model.killed_at=5")
     assert finish(killed) == [-signal.SIGKILL]
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
-    monkeypatch.chdir(tmp_path)
     in_process(MINI, tmp_path, *settings, resume=True)
 
     cfg = load_config(str(tmp_path / "config.yaml"), trusted=True)
