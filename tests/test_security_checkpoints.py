@@ -5,6 +5,7 @@ import io
 import pickle
 import tarfile
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 
 from hostile import Hostile, marking
 from samdetr.checkpoint import Checkpointer, CheckpointError, InitialCheckpointer
-from samdetr.convert import read_checkpoint
+from samdetr.convert import ConversionError, read_checkpoint
 
 
 @pytest.fixture
@@ -138,6 +139,129 @@ def test_a_checkpoint_without_weights_is_one_error(marker, content, suffix):
     )
     with pytest.raises(CheckpointError):
         Checkpointer(nn.Linear(2, 2)).load(f"file{suffix}")
+
+
+def patched(weights, name, value):
+    """A file whose dict of weights has an attribute in the place of one of its methods."""
+    weights = OrderedDict(weights)
+    setattr(weights, "Z" * len(name), value)
+    out, replaced = io.BytesIO(), 0
+    file = io.BytesIO(saved({"model": weights}))
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(out, "w") as target:
+        for part in source.namelist():
+            content = source.read(part)
+            replaced += content.count(b"Z" * len(name))
+            target.writestr(part, content.replace(b"Z" * len(name), name.encode()))
+    assert replaced == 1
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("value", [5, OrderedDict, None], ids=str)
+@pytest.mark.parametrize("name", ["items", "keys", "values", "get", "pop", "copy", "__iter__"])
+def test_attributes_of_a_dict_are_no_methods_of_it(marker, name, value):
+    Path("file.pth").write_bytes(patched(WEIGHTS, name, value))
+    model = nn.Linear(2, 2)
+    Checkpointer(model).load("file.pth")
+    assert all(torch.equal(model.state_dict()[x], y) for x, y in WEIGHTS.items())
+    found = read_checkpoint("file.pth").weights
+    assert found.keys() == WEIGHTS.keys()
+    assert all(torch.equal(found[x], y) for x, y in WEIGHTS.items())
+
+
+def test_attributes_of_tensors_are_left_where_they_are(marker):
+    weight = nn.Parameter(torch.ones(2, 2))
+    weight.detach = weight.copy_ = weight.size = 5
+    torch.save({"model": {**WEIGHTS, "weight": weight}}, "file.pth")
+    model = nn.Linear(2, 2)
+    Checkpointer(model).load("file.pth")
+    assert torch.equal(model.weight, torch.ones(2, 2))
+    assert not vars(read_checkpoint("file.pth").weights["weight"])
+
+
+def with_metadata(metadata):
+    weights = OrderedDict(WEIGHTS)
+    weights._metadata = metadata
+    return weights
+
+
+def test_the_versions_of_modules_are_kept(marker):
+    """Without them torch takes a file for an old one, and lets a batch norm lack a counter."""
+    norm = nn.BatchNorm1d(2)
+    state = norm.state_dict()
+    del state["num_batches_tracked"]
+    torch.save(state, "file.pth")
+    loaded = []
+    norm.register_load_state_dict_pre_hook(lambda *x: loaded.append(x[3]))
+    Checkpointer(norm).load("file.pth")
+    assert loaded == [{"version": 2}]
+
+
+UNFIT = {
+    "sparse": torch.eye(2).to_sparse(),
+    "sparse in rows": torch.eye(2).to_sparse_csr(),
+    "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(2)]),
+    "without numbers": torch.ones(2, 2, device="meta"),
+    "quantised": torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.quint8),
+    "complex": torch.ones(2, 2) * 1j,
+    "a number": 1.0,
+    "a list": [[1.0]],
+}
+UNFIT_FILES = {
+    **{name: {"model": {**WEIGHTS, "weight": value}} for name, value in UNFIT.items()},
+    "alone": {**WEIGHTS, "weight": torch.eye(2).to_sparse()},
+    "metadata of a number": {"model": with_metadata(5)},
+    "metadata of numbers": {"model": with_metadata({"": 5})},
+    "metadata of texts": {"model": with_metadata({"": {"version": "1"}})},
+    "metadata by number": {"model": with_metadata({5: {"version": 1}})},
+    "heuristics of a tensor": {"model": WEIGHTS, "matching_heuristics": torch.ones(2)},
+    "heuristics of a text": {"model": WEIGHTS, "matching_heuristics": "False"},
+    "heuristics without a match": {
+        "model": {"weight": torch.ones(3), "_blob": torch.ones(2)},
+        "matching_heuristics": True,
+        "__author__": "Caffe2",
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", UNFIT_FILES)
+def test_what_is_no_dense_real_tensor_by_name_is_one_error(marker, name):
+    Path("file.pth").write_bytes(saved(UNFIT_FILES[name]))
+    model = nn.Linear(2, 2)
+    before = model.weight.clone()
+    with pytest.raises(CheckpointError, match=r"^file\.pth (holds|cannot|does)") as error:
+        Checkpointer(model).load("file.pth")
+    assert "\n" not in str(error.value)
+    assert torch.equal(model.weight, before)
+    if name != "heuristics without a match":
+        with pytest.raises(ConversionError, match=r"^file\.pth holds no state dict"):
+            read_checkpoint("file.pth")
+
+
+def test_complex_weights_are_refused_in_safetensors_too(marker):
+    from safetensors.torch import save_file
+
+    save_file({**WEIGHTS, "weight": torch.ones(2, 2) * 1j}, "file.safetensors")
+    with pytest.raises(ConversionError, match=r"file\.safetensors .* weight is complex"):
+        read_checkpoint("file.safetensors")
+
+
+def test_a_match_of_names_that_is_none_is_one_error(marker):
+    """Of Detectron2's heuristics, which raise what they like."""
+    torch.save({"model": {"bias": torch.ones(2)}, "matching_heuristics": True}, "file.pth")
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(CheckpointError, match=r"^file\.pth cannot be loaded: Cannot match one"):
+        Checkpointer(model).load("file.pth")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"\0" * 99, "é".encode("utf-16")])
+def test_a_checksum_of_any_bytes_is_that_of_a_damaged_file(marker, content):
+    Path("run").mkdir()
+    checkpointer = Checkpointer(nn.Linear(2, 2), "run")
+    checkpointer.save("model_0000001")
+    Path("run/model_0000001.pth.sha256").write_bytes(content)
+    with pytest.raises(OSError, match=r"run/model_0000001\.pth is damaged"):
+        checkpointer.newest()
 
 
 def _arrays(content):

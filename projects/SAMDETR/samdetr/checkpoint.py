@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.utils.file_io import PathManager
 
 from .errors import SamdetrError
 from .saving import AtomicCheckpointer
 from .unpickling import load_arrays
+from .urls import PathManager, UrlError
+from .weights import entries, matched_by_heuristics, plain_weights
 
 BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 has the last stage in its heads
 PYRAMID = ("backbone.fpn_", "backbone.top_block.")  # a backbone's file has no feature pyramid
@@ -117,6 +118,10 @@ class Checkpointer(AtomicCheckpointer):
         self._source = path
         try:
             return super().load(path, *args, **kwargs)
+        except CheckpointError:
+            raise
+        except Exception as error:  # of a state for the trainer, of Detectron2's heuristics
+            raise CheckpointError(f"{path} cannot be loaded: {_reason(error)}") from error
         finally:
             self._parsed_url_during_load = None  # what a failed load leaves behind
 
@@ -141,21 +146,17 @@ class Checkpointer(AtomicCheckpointer):
         try:
             content = self._read(filename)
         except Exception as error:  # an unpickler of other bytes ends in errors of many types
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise CheckpointError(f"{filename} cannot be read as a checkpoint: {reason}") from error
-        weights = content.get("model") if isinstance(content, dict) else None
-        if (
-            not weights
-            or not isinstance(weights, dict)
-            or not all(
-                isinstance(key, str) and isinstance(value, torch.Tensor)
-                for key, value in weights.items()
-            )
-        ):
             raise CheckpointError(
-                f"{filename} holds no weights: expected tensors by name, alone or under 'model'"
-            )
-        return content
+                f"{filename} cannot be read as a checkpoint: {_reason(error)}"
+            ) from error
+        try:
+            content = entries(content)
+            matched_by_heuristics(content)
+            return {**content, "model": plain_weights(content.get("model"))}
+        except ValueError as error:
+            raise CheckpointError(
+                f"{filename} holds no weights that can be loaded, alone or under 'model': {error}"
+            ) from error
 
     def _read(self, filename: str) -> Any:
         """As in Detectron2, of whose formats three are pickles."""
@@ -233,20 +234,25 @@ class InitialCheckpointer(Checkpointer):
             super()._judge(difference)
 
 
-def _of_zoo(content: dict[str, Any]) -> dict[str, Any]:
+def _of_zoo(content: Any) -> dict[str, Any]:
     """A file of Detectron2's zoo, or of Detectron's, as Detectron2 reads them."""
+    content = entries(content)
     if "model" in content and "__author__" in content:
         return content
-    weights = content.get("blobs", content)
-    weights = {key: value for key, value in weights.items() if not key.endswith("_momentum")}
+    weights = entries(content.get("blobs", content), "'blobs'")
+    weights = {key: value for key, value in weights.items() if not str(key).endswith("_momentum")}
     return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def _of_pycls(content: dict[str, Any]) -> dict[str, Any]:
+def _of_pycls(content: Any) -> dict[str, Any]:
     """A file of pycls, as Detectron2 reads it."""
-    weights = content["model_state"].items()
-    weights = {key: value for key, value in weights if not key.endswith("num_batches_tracked")}
+    weights = entries(entries(content).get("model_state"), "'model_state'")
+    weights = {k: v for k, v in weights.items() if not str(k).endswith("num_batches_tracked")}
     return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _listed(keys: Sequence[str]) -> str:
@@ -259,6 +265,10 @@ def _fetch(path: str) -> None:
     try:
         local = PathManager.get_local_path(file) if file else ""
     except OSError as error:
+        raise MissingCheckpointError(f"{file} cannot be fetched ({error})") from error
+    except UrlError as error:
+        raise MissingCheckpointError(str(error)) from error
+    except ValueError as error:  # of iopath's other handlers
         raise MissingCheckpointError(f"{file} cannot be fetched ({error})") from error
     if file and not os.path.isfile(local):
         raise MissingCheckpointError(f"{file} is not a file")

@@ -104,7 +104,7 @@ def fault_of(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(2**20):
             found.update(block)
-    fits = checksum.read_text().split()[:1] == [found.hexdigest()]
+    fits = checksum.read_bytes().split()[:1] == [found.hexdigest().encode()]
     return "" if fits else "is damaged (its checksum differs)"
 
 

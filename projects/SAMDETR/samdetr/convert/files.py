@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..unpickling import load_arrays
+from ..weights import entries, matched_by_heuristics, plain_weights
 from .rules import ConversionError, StateDict
 
 AUTHOR = "samdetr"
@@ -160,29 +161,24 @@ def _read_safetensors(path: Path) -> Checkpoint:
     def load(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Checkpoint(weights, (file.metadata() or {}).get(HEURISTICS) == str(True))
+            heuristics = (file.metadata() or {}).get(HEURISTICS) == str(True)
+            return Checkpoint(plain_weights(weights), heuristics)
 
     return _loaded(load, path)
 
 
 def _checkpoint(content: Any, path: Path) -> Checkpoint:
-    whole = content if isinstance(content, dict) else {}
-    state = whole.get("model", whole)
-    if not _is_state_dict(state):
-        raise ConversionError(f"{path} holds no state dict, neither as a whole nor under 'model'")
+    try:
+        whole = entries(content)
+        weights = plain_weights(whole.get("model", whole))
+        heuristics = matched_by_heuristics(whole)
+    except ValueError as error:
+        raise ConversionError(
+            f"{path} holds no state dict, neither as a whole nor under 'model': {error}"
+        ) from error
     arguments = whole.get("args")
     return Checkpoint(
-        {name: tensor.detach() for name, tensor in state.items()},
-        whole.get(HEURISTICS) is True,
-        vars(arguments) if isinstance(arguments, argparse.Namespace) else {},
-    )
-
-
-def _is_state_dict(state: Any) -> bool:
-    return (
-        isinstance(state, dict)
-        and bool(state)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+        weights, heuristics, vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
     )
 
 
