@@ -6,6 +6,7 @@ Truncated or tampered images, what is no image at all, and decompression bombs.
 from __future__ import annotations
 
 import os
+import struct
 import tracemalloc
 import zlib
 
@@ -166,6 +167,51 @@ def test_a_bomb_is_refused_before_its_pixels_are_decoded(file, monkeypatch, file
     said = str(error.value)
     assert f"{width} x {height}" in said or str(width * height) in said
     assert "MAX_IMAGE_PIXELS" in said and "89478485" in said
+
+
+def tiled(sides, order="<", large=False, pixel=(1, 2, 3)):
+    """A TIFF of 16 x 16 pixels with one deflated tile of 16 x 16.
+
+    Args:
+        sides: pairs of width and height that the directory gives for the tile, one after another.
+        large: if it is a BigTIFF.
+    """
+    data = zlib.compress(bytes(pixel) * 256)
+    values = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 2), (277, 3), (284, 1)]
+    values += [(322 + x, side) for pair in sides for x, side in enumerate(pair)]
+    values += [(324, 0), (325, len(data))]
+    word = "Q" if large else "I"
+    head = struct.pack(f"{order}HHHQ", 43, 8, 0, 16) if large else struct.pack(f"{order}HI", 42, 8)
+    head = (b"II" if order == "<" else b"MM") + head
+    count, entry_size = ("Q", 20) if large else ("H", 12)
+    size = struct.calcsize(f"{order}{count}{word}") + entry_size * len(values)
+    entries = b""
+    for tag, value in values:
+        if tag == 258:  # bits per sample, of three samples, after the directory
+            number, value = 3, len(head) + size
+            field = struct.pack(f"{order}{word}", value)
+            if large:
+                field = struct.pack(f"{order}HHHH", 8, 8, 8, 0)
+            entries += struct.pack(f"{order}HH{word}", tag, 3, number) + field
+            continue
+        value = len(head) + size + 6 if tag == 324 else value
+        field = struct.pack(f"{order}I", value).ljust(8 if large else 4, b"\0")
+        entries += struct.pack(f"{order}HH{word}", tag, 4, 1) + field
+    directory = struct.pack(f"{order}{count}", len(values)) + entries + bytes(8 if large else 4)
+    return head + directory + struct.pack(f"{order}HHH", 8, 8, 8) + data
+
+
+# Pillow reads no BigTIFF of the other order of bytes.
+@pytest.mark.parametrize(("order", "large"), [("<", False), (">", False), ("<", True)])
+def test_the_tiles_of_a_small_image_may_not_be_large(file, monkeypatch, order, large):
+    file.write_bytes(tiled([(16, 16)], order, large))
+    assert (read_image(str(file)) == [1, 2, 3]).all()
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    # Of two tags of the same kind one reader takes the first, another the last.
+    for sides in ([(26_400, 26_400)], [(26_400, 26_400), (16, 16)], [(16, 16), (26_400, 26_400)]):
+        file.write_bytes(tiled(sides, order, large))
+        with pytest.raises(ImageError, match="tiles of 696960000 pixels, and PIL.Image.MAX_IMAGE"):
+            read_image(str(file))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -3,10 +3,12 @@
 Units: pixels. Images are (H, W, 3) uint8.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import BinaryIO, Literal
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -27,6 +29,8 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TILE_SIDES = (322, 323)  # tags of TIFF
+_BYTES = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4, 16: 8, 17: 8}  # of TIFF's types of integers
 
 
 class ImageError(OSError, SamdetrError):
@@ -53,8 +57,8 @@ def read_image(
 
     Raises:
         ImageError: the file is missing or not a whole image of `FORMATS`, or the image has more
-            pixels than `PIL.Image.MAX_IMAGE_PIXELS` (89 million, None for any number), which is
-            seen before they are decoded; names the file, the cause is attached.
+            pixels than `PIL.Image.MAX_IMAGE_PIXELS` (89 million, None for any number), or tiles of
+            more, which is seen before they are decoded; names the file, the cause is attached.
     """
     with _naming(file_name):
         stored = _load(file_name)
@@ -95,7 +99,10 @@ def _load(file_name: str) -> Image.Image:
             raise ValueError(
                 f"PIL.Image.MAX_IMAGE_PIXELS={Image.MAX_IMAGE_PIXELS}: {error}"
             ) from error
-        _check_pixels(image)
+        _check_pixels(image.width * image.height, f"{image.width} x {image.height} pixels")
+        if image.format == "TIFF":
+            pixels = _tile_pixels(file)
+            _check_pixels(pixels, f"tiles of {pixels} pixels")
         image.load()
     return image
 
@@ -106,14 +113,36 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _check_pixels(image: Image.Image) -> None:
+def _check_pixels(pixels: int, what: str) -> None:
     """Pillow warns at its limit, and refuses what is twice as large."""
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise ValueError(
-            f"it has {image.width} x {image.height} pixels, and PIL.Image.MAX_IMAGE_PIXELS is "
-            f"{limit}"
-        )
+    if limit is not None and pixels > limit:
+        raise ValueError(f"it has {what}, and PIL.Image.MAX_IMAGE_PIXELS is {limit}")
+
+
+def _tile_pixels(file: BinaryIO) -> int:
+    """The pixels of a tile of a TIFF, which is decoded whole however small the image; 0 for none.
+
+    Of two entries for the same, libtiff, which decodes, takes the first and Pillow the last. So the
+    directory is read here, and the largest counts.
+    """
+    file.seek(0)
+    head = file.read(16)
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    large = 43 in head[2:4]  # BigTIFF
+    word = 8 if large else 4
+    file.seek(int.from_bytes(head[word : 2 * word], order))
+    count = int.from_bytes(file.read(8 if large else 2), order)
+    sides = dict.fromkeys(_TILE_SIDES, 0)
+    for _ in range(count):
+        if not (entry := file.read(4 + 2 * word)):
+            break
+        tag, kind = (int.from_bytes(entry[x : x + 2], order) for x in (0, 2))
+        if tag in sides:
+            start = 4 + word
+            value = int.from_bytes(entry[start : start + _BYTES.get(kind, 0)], order)
+            sides[tag] = max(sides[tag], value)
+    return math.prod(sides.values())
 
 
 def _turned(image: Image.Image) -> Image.Image:
