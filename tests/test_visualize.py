@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.visualizer import Visualizer
 
 from conftest import make_batch, make_model
 from samdetr import visualize
@@ -39,6 +40,30 @@ def test_ground_truth_is_drawn_around_its_box_in_the_enlarged_picture():
     assert abs(rows.min() - 200) <= 20 and abs(columns.min() - 100) <= 4  # the label is above
     inside = (drawn == picture)[240:340, 120:280]
     assert inside.all()
+
+
+@pytest.mark.parametrize("name", ["$x^2$", r"$\frac$", r"a\$b", "$"])
+def test_names_of_classes_are_text_and_no_formulas(name):
+    picture = np.full((200, 300, 3), 127, dtype=np.uint8)
+    boxes = Boxes(torch.tensor([[60.0, 50.0, 200.0, 150.0]]))
+    truth = Instances((200, 300), gt_boxes=boxes, gt_classes=torch.tensor([0]))
+    found = Instances((200, 300), pred_boxes=boxes, pred_classes=torch.tensor([0]))
+    found.scores = torch.tensor([0.75])
+
+    def drawn(label):
+        """By Detectron2, whose labels are formulas but for what is escaped."""
+        np.random.seed(0)  # of the colours
+        escaped = label.replace("$", r"\$")
+        visualizer = Visualizer(picture, Metadata())
+        return visualizer.overlay_instances(boxes=boxes, labels=[escaped]).get_image()
+
+    for draw, instances, label in (
+        (visualize.draw_ground_truth, truth, name),
+        (visualize.draw_detections, found, f"{name} 75%"),
+    ):
+        np.random.seed(0)
+        image = draw(picture, instances, Metadata(thing_classes=[name]))
+        np.testing.assert_array_equal(image, drawn(label))
 
 
 def test_comparison_shows_every_image_twice_and_only_detections_above_the_threshold():

@@ -6,6 +6,7 @@ Drawing is Detectron2's `Visualizer` and matplotlib.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from .modeling import SAMDETR
 
 try:
     from detectron2.utils.visualizer import Visualizer
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:
     raise ImportError(f"drawing needs {error.name}: run `pip install samdetr[draw]`") from error
@@ -35,6 +37,11 @@ def to_picture(image: Tensor, input_format: str) -> Picture:
     return np.asarray(picture.resize([round(scale * x) for x in picture.size]))
 
 
+def labels_as_text() -> AbstractContextManager[None]:
+    """Inside, matplotlib takes no text for a formula: names of classes may have dollars."""
+    return rc_context({"text.parse_math": False})
+
+
 def draw_ground_truth(picture: Picture, instances: Instances, metadata: Metadata) -> Picture:
     """Draw `gt_boxes` and the names of `gt_classes`, scaled to the size of the picture."""
     height, width = instances.image_size
@@ -42,12 +49,16 @@ def draw_ground_truth(picture: Picture, instances: Instances, metadata: Metadata
     boxes.scale(picture.shape[1] / width, picture.shape[0] / height)
     names = metadata.get("thing_classes")
     labels = [names[i] if names else str(i) for i in instances.gt_classes.tolist()]
-    return Visualizer(picture, metadata).overlay_instances(boxes=boxes, labels=labels).get_image()
+    drawn = Visualizer(picture, metadata)
+    with labels_as_text():
+        return drawn.overlay_instances(boxes=boxes, labels=labels).get_image()
 
 
 def draw_detections(picture: Picture, instances: Instances, metadata: Metadata) -> Picture:
     """Draw `pred_boxes` with class and score."""
-    return Visualizer(picture, metadata).draw_instance_predictions(instances.to("cpu")).get_image()
+    drawn = Visualizer(picture, metadata)
+    with labels_as_text():
+        return drawn.draw_instance_predictions(instances.to("cpu")).get_image()
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..predictor import Prediction, Predictor
+from ..visualize import labels_as_text
 from .outputs import CocoResults, category_ids
 from .plan import Plan, Video
 
@@ -71,7 +72,8 @@ def _detect_frames(
             results.add(found.instances, next(numbers), file_name=video.frames.name, frame=frame)
             if video.sink is None:
                 continue
-            drawn = painter.draw_instance_predictions(found.image, found.instances)
+            with labels_as_text():
+                drawn = painter.draw_instance_predictions(found.image, found.instances)
             if not video.sink.add(drawn.get_image()):
                 break
     except KeyboardInterrupt:  # how a camera's file ends, and a video may
@@ -86,7 +88,8 @@ def draw(found: Prediction, metadata: Metadata) -> np.ndarray:
     height, width = found.image.shape[:2]
     scale = min(max(1.0, DRAWN_WIDTH / max(height, width)), DRAWN_SIDE / max(height, width))
     visualizer = Visualizer(found.image, metadata, scale)
-    drawn: np.ndarray = visualizer.draw_instance_predictions(found.instances).get_image()
+    with labels_as_text():
+        drawn: np.ndarray = visualizer.draw_instance_predictions(found.instances).get_image()
     return drawn
 
 
