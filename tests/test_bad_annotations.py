@@ -161,6 +161,13 @@ def test_a_size_that_no_image_has_is_refused(files, side, value):
     assert f"images[1] has {side}={value!r}, not a whole number of pixels" in message
 
 
+@pytest.mark.parametrize("name", ["\ud800", "cat\udfff"])
+def test_a_name_that_cannot_be_drawn_or_printed_is_refused(files, name):
+    records, message = both_ways(files, mutated(files[2], "categories", 1, "name", name))
+    assert records is None
+    assert f"categories[1] has name={name!r}, not text" in message
+
+
 def test_ids_are_as_free_as_they_can_be(files):
     contents = copy.deepcopy(files[2])
     for entry in contents["annotations"]:

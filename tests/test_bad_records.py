@@ -50,9 +50,10 @@ def records(tmp_path_factory):
     ]
 
 
-def load(records, classes=CLASSES, folder=None, **options):
+def load(records, classes=CLASSES, folder=None, evaluator_type="coco", **options):
     with Registry() as registry:
         metadata = {"thing_classes": classes} if classes else {}
+        metadata["evaluator_type"] = evaluator_type
         if folder:
             metadata["image_root"] = str(folder)
         return load_detection_dataset(registry.add_function(lambda: records, **metadata), **options)
@@ -159,13 +160,24 @@ def test_without_classes_ids_of_categories_are_bounded_all_the_same(records):
         load(given, classes=None)
 
 
+def test_names_cannot_steer_the_terminal_from_what_is_logged(tmp_path, records, caplog):
+    odd = str(tmp_path / "\x1b[31m.png")
+    Image.new("RGB", (40, 30)).save(odd)
+    given = copy.deepcopy(records)
+    given[0].update(file_name=odd)
+    given[0]["annotations"][0]["bbox"] = [5, 5, 0, 10]
+    with caplog.at_level("INFO"):
+        load(given, classes=["cat", "\x1b]0;dog\x07", "newt"])
+    assert "\\x1b[31m.png" in caplog.text and "\\x1b]0;d" in caplog.text
+    assert "\x1b" not in "".join(x.getMessage() for x in caplog.records if "31m" in x.getMessage())
+
+
 def test_two_images_with_the_same_id_are_refused(records):
     with pytest.raises(DataError, match="image 3 has image_id='image 0', not an id that no other"):
         load([*records, records[0]])
 
 
 def test_a_name_cannot_lead_out_of_the_folder_of_the_set(records):
-    # As Detectron2 makes it of the last two parts of a `coco_url` in LVIS's files.
     folder = Path(records[0]["file_name"]).parent
     (folder / "train").mkdir()
     Image.new("RGB", (40, 30)).save(folder.parent / "secret.png")
@@ -173,8 +185,20 @@ def test_a_name_cannot_lead_out_of_the_folder_of_the_set(records):
         led_out = [{**records[0], "file_name": f"{folder}/{name}"}]
         with pytest.raises(DataError, match=f"image 0 has file_name=.*secret.*{folder}"):
             load(led_out, folder=folder)
-    elsewhere = [{**records[0], "file_name": f"{folder.parent}/secret.png"}]
-    assert load(elsewhere, folder=folder)[0]["file_name"] == elsewhere[0]["file_name"]
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_files_elsewhere_are_for_users_own_code_and_not_for_lvis(records, end):
+    # Detectron2 makes names of `image_root` and of the last two parts of links in LVIS's files.
+    folder = Path(records[0]["file_name"]).parent
+    beside = Path(f"{folder}-secret")
+    beside.mkdir(exist_ok=True)
+    for path in (beside / "0.png", folder.parent / "secret.png"):
+        Image.new("RGB", (40, 30)).save(path)
+        elsewhere = [{**records[0], "file_name": str(path)}]
+        assert load(elsewhere, folder=f"{folder}{end}")[0]["file_name"] == str(path)
+        with pytest.raises(DataError, match=f"image 0 has file_name=.*, not a file below {folder}"):
+            load(elsewhere, folder=f"{folder}{end}", evaluator_type="lvis")
 
 
 @pytest.mark.parametrize("result", [None, 7, "records", [None], [7], {"a": 1}, {1}, [{}]])

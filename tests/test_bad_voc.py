@@ -2,6 +2,7 @@
 
 import os
 import re
+import tracemalloc
 from xml.etree import ElementTree
 
 import pytest
@@ -236,7 +237,7 @@ def test_a_list_cannot_make_other_files_be_opened(folder, way, name):
     (folder / "JPEGImages/sub").mkdir()
     file = folder / "ImageSets/Main/train.txt"
     file.write_text(f"one\n{name.format(folder=folder)}\n")
-    with pytest.raises(DataError, match=r"train.txt(: image 1 has name=.* not the name| lists)"):
+    with pytest.raises(DataError, match=r"train.txt(: line 2 has name=.* not the name| lists)"):
         way(folder)
 
 
@@ -252,5 +253,27 @@ def test_names_below_the_folder_and_links_are_the_users_own(folder):
 
 def test_an_image_that_is_listed_twice_is_refused(folder):
     (folder / "ImageSets/Main/train.txt").write_text("one\ntwo\none\n")
-    with pytest.raises(DataError, match="image 2 has image_id='one', not an id that no other"):
-        by_register(folder)
+    for way in (by_options, by_register):
+        with pytest.raises(DataError, match="train.txt: line 3 has name='one', not one that no"):
+            way(folder)
+
+
+@pytest.mark.parametrize("way", [by_options, by_register])
+def test_one_long_line_does_not_make_the_others_as_long(folder, way):
+    longest = "b" * 251  # with the suffix as long as a name of a file can be
+    for name, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        os.symlink(folder / name / f"one.{suffix}", folder / name / f"{longest}.{suffix}")
+    file = folder / "ImageSets/Main/train.txt"
+    file.write_text(f"two\n\n{longest}\n\n")
+    assert [x["image_id"] for x in way(folder)] == ["two", longest]
+
+    numbers = "\n".join(map(str, range(4000)))
+    file.write_text(f"two\none\n{'b' * 20_000}\n{numbers}\n")  # 320 MB as an array of text
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="train.txt: line 3 has name='bbb.* of up to 255 char"):
+            way(folder)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * 2**20

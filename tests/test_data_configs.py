@@ -83,7 +83,6 @@ def test_voc_is_trained_on_as_table_5_says():
     dataloader = load("voc").dataloader
     assert list(dataloader.train.dataset.names) == ["voc_2007_trainval", "voc_2012_trainval"]
     assert dataloader.test.dataset.names == dataloader.evaluator.dataset_name == "voc_2007_test"
-    instantiate(dataloader.evaluator)
 
 
 def test_own_data_need_names_and_classes_alone(tmp_path, registry):
@@ -142,7 +141,8 @@ def test_voc_loads(tmp_path):
         )
     register_pascal_voc("test_voc", str(tmp_path), "trainval", 2007)
     try:
-        config = load("voc", num_classes=20, train=["test_voc", "test_voc"])
+        config = load("voc", num_classes=20, train=["test_voc", "test_voc"], test="test_voc")
+        assert instantiate(config.dataloader.evaluator)._is_2007
         config.dataloader.train.mapper.augmentations = []
         config.dataloader.train.total_batch_size = 2
         batch = next(iter(instantiate(config.dataloader.train)))

@@ -1,21 +1,21 @@
 """Evaluators: equal figures by either backend, ground truth of every kind, and detections kept."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_lvis_instances
-from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
+from omegaconf import OmegaConf
 
 from coco_files import Registry, write_coco
 from samdetr import evaluation
 from samdetr.data import CocoFiles, DataError, load_detection_dataset
+from samdetr.errors import ConfigError
 from samdetr.evaluation import DetectionEvaluator, FasterDetectionEvaluator, LVISEvaluator
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "common"
@@ -166,49 +166,50 @@ def test_no_detection_at_all_gives_no_figure(tmp_path, registry, evaluator):
     assert np.isnan(figures["bbox"]["AP"])
 
 
-@pytest.fixture
-def lvis_set(tmp_path):
-    """A set in LVIS's format under a name of version 1, whose categories Detectron2 knows."""
-    pytest.importorskip("lvis", reason="pip install --no-deps lvis")
-    json_file, image_root = write_coco(tmp_path, BOXES)
-    contents = json.loads((tmp_path / "boxes.json").read_text())
-    for image in contents["images"]:
-        image.update(coco_url=f"http://x/images/{image['file_name']}", neg_category_ids=[3])
-        image["not_exhaustive_category_ids"] = []
-    for x, y in zip(contents["annotations"], (1, 2, 1)):
-        left, top, width, height = x["bbox"]
-        corners = [left, top, left + width, top, left + width, top + height, left, top + height]
-        x.update(category_id=y, segmentation=[corners], area=width * height)
-    contents["categories"] = [
-        {"id": i, "name": str(i), "frequency": "rcf"[i % 3], "image_count": 1} for i in (1, 2, 3)
-    ]
-    (tmp_path / "boxes.json").write_text(json.dumps(contents))
-    register_lvis_instances("toy_v1", get_lvis_instances_meta("lvis_v1"), json_file, f"{tmp_path}/")
-    yield "toy_v1"
-    DatasetCatalog.remove("toy_v1")
-    MetadataCatalog.remove("toy_v1")
+@pytest.mark.parametrize("evaluator", [DetectionEvaluator, FasterDetectionEvaluator])
+@pytest.mark.parametrize("tasks", [["segm"], ["bbox", "segm"], ["keypoints"], [], "bbox", 5, [1]])
+def test_tasks_other_than_boxes_are_refused_at_once(evaluator, tasks):
+    with pytest.raises(ConfigError, match=rf"tasks is {re.escape(repr(tasks))}, not \['bbox'\]"):
+        evaluator("mini_val", tasks=tasks)
 
 
-def test_lvis_is_measured_by_its_own_metric(tmp_path, lvis_set):
-    cfg = LazyConfig.load(str(CONFIGS / "lvis.py"))
-    cfg.train, cfg.model = {"output_dir": str(tmp_path), "seed": 0}, {"num_classes": 1203}
-    for part in ("train", "test"):
-        cfg.dataloader[part].dataset.names = lvis_set
-        cfg.dataloader[part].num_workers = 0
-    cfg.dataloader.train.total_batch_size = 2
-    records = instantiate(cfg.dataloader.test.dataset)
-    assert len(next(iter(instantiate(cfg.dataloader.train)))) == 2
-    evaluator = instantiate(cfg.dataloader.evaluator)
-    found = [detections(x, 1203) for x in records]
+@pytest.mark.parametrize("evaluator", [DetectionEvaluator, FasterDetectionEvaluator])
+@pytest.mark.parametrize("limit", [0, -1, 1.0, True, "5", [1, 10], ["a", "b", "c"], [1, 10, 0], {}])
+def test_a_limit_of_detections_that_is_none_is_refused_at_once(evaluator, limit):
+    with pytest.raises(ConfigError, match=f"max_dets_per_image is {re.escape(repr(limit))}, not"):
+        evaluator("mini_val", max_dets_per_image=limit)
 
-    assert evaluate(evaluator, records, found)["bbox"]["AP"] == pytest.approx(100)
-    found[1] = found[1][:0]  # one of the two objects of category 1
-    figures = evaluate(evaluator, records, found)["bbox"]
 
-    assert figures["APc"] == pytest.approx(100 * 51 / 101)  # category 1, up to a recall of a half
-    assert figures["APf"] == pytest.approx(100)  # category 2
-    results = json.loads((tmp_path / "inference/lvis_instances_results.json").read_text())
-    assert {x["category_id"] for x in results} == {1, 2}
+def test_only_so_many_detections_of_an_image_and_a_category_count(tmp_path):
+    records = load_detection_dataset("mini_val")[:60]
+    found = [detections(x, classes=10, noise=0.5, wrong=60) for x in records]
+    best = [most_certain(x, 4) for x in found]
+    options = {"dataset_name": "mini_val", "output_dir": str(tmp_path)}
+    for kind in (DetectionEvaluator, FasterDetectionEvaluator):
+        expected = evaluate(kind(**options, tasks=OmegaConf.create(["bbox"])), records, best)
+        unlimited = evaluate(kind(**options), records, found)
+        assert unlimited["bbox"]["AP"] != pytest.approx(expected["bbox"]["AP"], rel=0.01)
+        for limit in (4, OmegaConf.create([1, 2, 4]), (4, 1, 3)):
+            figures = evaluate(kind(**options, max_dets_per_image=limit), records, found)
+            assert_equal_figures(figures, expected)
+
+
+def most_certain(found, limit):
+    """So many of each class; of equal scores those that come first, as in COCO's code."""
+    order = found.scores.argsort(descending=True, stable=True)
+    ranks = found.pred_classes[order, None] == found.pred_classes[order]
+    return found[order[ranks.tril().sum(1) <= limit]]
+
+
+def test_names_of_classes_are_printable_in_the_figures(tmp_path, registry, caplog):
+    names = ("\x1b]0;cat\x07", "dog")
+    name = registry.add(*write_coco(tmp_path, BOXES, names))
+    records = load_detection_dataset(name)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        figures = evaluate(DetectionEvaluator(name), records, [detections(x, 2) for x in records])
+    assert figures["bbox"]["AP-\\x1b]0;cat\\x07"] == pytest.approx(100)
+    assert not any("\x1b" in x.getMessage() for x in caplog.records if "cat" in x.getMessage())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Pascal VOC, trained on trainval 2007 and 2012 and evaluated on test 2007: table 5."""
 
 from detectron2.config import LazyCall as L
-from detectron2.evaluation import PascalVOCDetectionEvaluator
+
+from samdetr.evaluation import PascalVOCDetectionEvaluator
 
 from .data import dataloader
 

@@ -17,6 +17,7 @@ from .fields import (
     is_crowd,
     is_id,
     is_integer,
+    is_name,
     is_side,
     is_text,
     leads_out,
@@ -24,7 +25,7 @@ from .fields import (
 )
 
 _REQUIRED: dict[str, tuple[Rule, ...]] = {
-    "categories": (("id", is_integer, "an integer of up to 53 bits"), ("name", is_text, "text")),
+    "categories": (("id", is_integer, "an integer of up to 53 bits"), ("name", is_name, "text")),
     "images": (
         ("id", is_id, "an integer of up to 53 bits or text"),
         ("file_name", is_text, "text"),

@@ -5,8 +5,10 @@ it was looked for, categories have to match the model, and unusable boxes are dr
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from unittest.mock import patch
 
 import pycocotools.coco
@@ -18,6 +20,7 @@ from detectron2.data.build import (
 from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.utils.file_io import PathManager
 
+from ..errors import printable
 from .coco import LoadedCoco
 from .errors import DataError, wrong_entry
 from .fields import leads_out
@@ -74,7 +77,7 @@ def load_detection_dataset(
             check_metadata_consistency("thing_classes", names)
         except ValueError as error:
             raise DataError(f"data sets {names} differ in their classes: {error}") from error
-        print_instances_class_histogram(records, classes)
+        print_instances_class_histogram(records, [printable(x) for x in classes])
     return records
 
 
@@ -91,8 +94,7 @@ def _load(name: str) -> list[Record]:
     try:
         if (folder := metadata.get("dirname")) and metadata.get("split"):
             voc_classes(folder, metadata.split, metadata.thing_classes)
-        # Detectron2 imports the class when it loads a file.
-        with patch.object(pycocotools.coco, "COCO", LoadedCoco):
+        with _checking(name):
             records = list(DatasetCatalog.get(name))
     except DataError as error:
         raise DataError(f"data set '{name}' cannot be read: {error}") from error
@@ -104,23 +106,54 @@ def _load(name: str) -> list[Record]:
         raise DataError(f"data set '{name}' cannot be read: {error}{hint}") from error
     if not records:
         raise DataError(f"data set '{name}' has no images")
-    folder = str(metadata.get("image_root", ""))
-    return [_completed(name, index, record, folder) for index, record in enumerate(records)]
+    return [_completed(name, index, record) for index, record in enumerate(records)]
 
 
-def _completed(name: str, index: int, record: Record, folder: str) -> Record:
+@contextmanager
+def _checking(name: str) -> Iterator[None]:
+    """Detectron2 reads COCO's and LVIS's files by classes that it imports as it reads one."""
+    with patch.object(pycocotools.coco, "COCO", LoadedCoco):
+        if not _is_lvis(name):
+            yield
+            return
+        import lvis
+
+        from .lvis import LoadedLvis
+
+        with patch.object(lvis, "LVIS", partial(LoadedLvis, name=name)):
+            yield
+
+
+def _is_lvis(name: str) -> bool:
+    return MetadataCatalog.get(name).get("evaluator_type") == "lvis"
+
+
+def _completed(name: str, index: int, record: Record) -> Record:
     """An image whose file is there, with annotations and an id, which is that of the evaluators."""
     file = record.get("file_name") if isinstance(record, dict) else None
     if not isinstance(file, str):
         raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, "text")
-    # Detectron2 takes the names of LVIS's images from links in the file.
-    if folder and file.startswith(folder) and leads_out(file.removeprefix(folder).lstrip("/")):
-        wanted = f"a file in {folder}"
+    folder = os.path.join(str(MetadataCatalog.get(name).get("image_root", "")), "")
+    if _is_outside(file, folder, elsewhere=not _is_lvis(name)):
+        wanted = f"a file below {folder}"
         raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, wanted)
     if "://" not in file and not os.path.isfile(file):
         _check_exists(name, f"image {index}", file)
         raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, "a file")
     return {"image_id": index, "annotations": [], **record}
+
+
+def _is_outside(file: str, folder: str, elsewhere: bool) -> bool:
+    """If a name is one of a file that an image may not have; links are the user's own.
+
+    Args:
+        folder: of the images, with a slash at its end; "" for any.
+        elsewhere: if a name may start with another folder. Users' own code may name any file;
+            Detectron2 makes the names of LVIS's images of `image_root` and of links in the file.
+    """
+    if not file.startswith(folder):
+        return not elsewhere
+    return bool(folder) and leads_out(file.removeprefix(folder).lstrip("/"))
 
 
 def _check_exists(name: str, kind: str, path: str) -> None:

@@ -54,6 +54,11 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
+def is_name(value: Any) -> bool:
+    """Text without halves of surrogate pairs, which JSON can have and no font or terminal draws."""
+    return is_text(value) and not any("\ud800" <= x <= "\udfff" for x in value)
+
+
 def is_id(value: Any) -> bool:
     """The id of an image: COCO's are integers, Pascal VOC's are names."""
     return is_integer(value) or is_text(value)

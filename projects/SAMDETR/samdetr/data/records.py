@@ -11,6 +11,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
+from ..errors import printable
 from .errors import DataError, wrong_entry
 from .fields import (
     Rule,
@@ -112,7 +113,7 @@ def drop_unusable_boxes(name: str, records: list[Record]) -> list[Record]:
         message = f"data set '{name}', {total} boxes in all: {kinds}; the first in {first}"
         if sum(faults.values()) == total:
             raise DataError(f"No usable box. {message}")
-        logging.getLogger(__name__).warning(f"Unusable boxes are left out. {message}")
+        logging.getLogger(__name__).warning(printable(f"Unusable boxes are left out. {message}"))
     return usable
 
 
