@@ -8,7 +8,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.data.samplers import (
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
 from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import SequentialSampler
@@ -223,6 +227,26 @@ def test_what_cannot_be_shared_or_ordered_is_refused(as_process):
     as_process(0, 3)
     with pytest.raises(DataError, match="total_batch_size is 4, must be .* of 3, the number of"):
         loader(size=4)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        TrainingSampler(len(RECORDS) + 1, seed=0),
+        TrainingSampler(len(RECORDS) - 1, seed=0),
+        RandomSubsetTrainingSampler(len(RECORDS) + 1, 0.5, seed_shuffle=0, seed_subset=0),
+        RepeatFactorTrainingSampler(torch.ones(len(RECORDS) + 1), seed=0),
+    ],
+)
+def test_a_sampler_for_another_number_of_images_is_refused(sampler):
+    with pytest.raises(DataError, match=r"sampler is for \d images, but .*dataset has 7$"):
+        loader(sampler=sampler)
+
+
+def test_a_sampler_may_leave_images_out_on_purpose():
+    half = RandomSubsetTrainingSampler(len(RECORDS), 0.5, seed_shuffle=0, seed_subset=0)
+    seen = {x["image_id"] for batch in batches(6, sampler=half) for x in batch}
+    assert len(seen) == len(RECORDS) // 2
 
 
 def test_a_seed_of_minus_one_is_drawn():

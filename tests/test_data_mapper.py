@@ -252,3 +252,26 @@ def test_an_entry_without_annotations_is_an_image_without_objects(tmp_path):
     assert len(mapped["instances"]) == 0
     assert mapped["instances"].gt_boxes.tensor.shape == (0, 4)
     assert (mapped["width"], mapped["height"]) == (40, 30)
+
+
+MASK = {"segmentation": [[6.0, 11.0, 20.0, 11.0, 20.0, 16.0, 6.0, 16.0]]}
+
+
+@pytest.mark.parametrize("masks", [[], [{}], [MASK, {}], [{}, MASK]])
+def test_boxes_of_masks_that_are_not_there_are_refused(tmp_path, masks):
+    Image.fromarray(picture()).save(tmp_path / "image.png")
+    record = entry(tmp_path / "image.png")
+    recomputing = DetectionMapper(
+        True, augmentations=[], image_format="RGB", use_instance_mask=True, recompute_boxes=True
+    )
+    box = record["annotations"][0]
+
+    record["annotations"] = [{**box, **MASK}, {**box, "iscrowd": 1}]
+    (found,) = recomputing(record)["instances"].gt_boxes.tensor.tolist()
+    assert found == [6, 11, 20, 16]  # tighter than the box
+
+    record["annotations"] = [{**box, **mask} for mask in masks]
+    with pytest.raises(
+        DataError, match=r"image\.png has no objects, or one without a mask: .*boxes"
+    ):
+        recomputing(record)

@@ -192,6 +192,12 @@ def test_a_checkpoint_counts_the_iterations_that_are_not_read_yet():
     assert found == [0, 1, 1, 1]
 
 
+def test_batches_that_end_before_the_run_are_named():
+    trainer = make_trainer(ToyModel(), batches=[[sample(0)], [sample(1)]])
+    with pytest.raises(ConfigError, match="dataloader.train has ended before iteration=2"):
+        trainer.train(0, 3)
+
+
 def test_a_negative_number_of_iterations_to_skip_is_refused():
     with pytest.raises(ConfigError, match="train.skip_nonfinite is -1, must be 0 or more"):
         make_trainer(ToyModel(), skip=-1)

@@ -106,12 +106,8 @@ class PlacedBatches(Sampler[list[Place]]):
     """
 
     def __init__(self, sampler: Sampler[int], upright: list[bool] | None, batch_size: int):
-        if not hasattr(sampler, "_infinite_indices"):
-            raise DataError(
-                f"dataloader.train.sampler is a {type(sampler).__name__}, must be one of "
-                "Detectron2's training samplers, which know the order over all processes"
-            )
-        self.sampler = sampler
+        check_sampler(sampler)
+        self.sampler: Any = sampler
         self.upright = upright
         self.batch_size = batch_size
         self.start = 0
@@ -210,7 +206,8 @@ def build_train_loader(
 
     Raises:
         DataError: if the batch cannot be shared among the processes, `max_unreadable` is negative,
-            or images are grouped and one has no size.
+            `sampler` is for another number of images or has no order over all processes, or images
+            are grouped and one has no size.
     """
     processes = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % processes:
@@ -222,6 +219,9 @@ def build_train_loader(
         raise DataError(f"dataloader.train.max_unreadable is {max_unreadable}, must be 0 or more")
     if seed < 0:
         seed = comm.shared_random_seed()
+    if sampler is None:
+        sampler = TrainingSampler(len(dataset), seed=seed)
+    _check_size(sampler, len(dataset))
     upright = None
     if aspect_ratio_grouping:
         upright = [_is_upright(record) for record in dataset]
@@ -229,7 +229,7 @@ def build_train_loader(
         max_unreadable=max_unreadable,
         dataset=PlacedDataset(dataset, mapper, seed, replace=max_unreadable > 0),
         batch_sampler=PlacedBatches(
-            sampler or TrainingSampler(len(dataset), seed=seed),
+            sampler,
             upright,
             total_batch_size // processes,
         ),
@@ -238,6 +238,31 @@ def build_train_loader(
         # Without its own, a loader draws from the generator that the model draws from.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def check_sampler(sampler: Any) -> None:
+    """Check that a sampler, or a class of them, has an order over all processes.
+
+    Raises:
+        DataError: if it has none.
+    """
+    if not hasattr(sampler, "_infinite_indices"):
+        name = (sampler if isinstance(sampler, type) else type(sampler)).__name__
+        raise DataError(
+            f"dataloader.train.sampler is a {name}, must be one of Detectron2's training samplers, "
+            "which know the order over all processes"
+        )
+
+
+def _check_size(sampler: Sampler[int], size: int) -> None:
+    """Check that one of Detectron2's samplers is for as many images: less would be left out."""
+    factors = getattr(sampler, "_int_part", None)  # by the image
+    given = getattr(sampler, "_size", None if factors is None else len(factors))
+    if given not in (None, size):
+        raise DataError(
+            f"dataloader.train.sampler is for {given} images, but dataloader.train.dataset has "
+            f"{size}"
+        )
 
 
 def _is_upright(record: Record) -> bool:

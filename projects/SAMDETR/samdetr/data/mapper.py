@@ -32,7 +32,8 @@ class DetectionMapper(DatasetMapper):
 
         Raises:
             ImageError: the image cannot be read.
-            DataError: its size is not that of the entry.
+            DataError: its size is not that of the entry, or boxes are to be those of masks and
+                there are none.
         """
         record = copy.deepcopy(dataset_dict)  # annotations are changed in place below
         size = record.get("width"), record.get("height")
@@ -48,11 +49,21 @@ class DetectionMapper(DatasetMapper):
         if not self.is_train:
             record.pop("annotations", None)
             return record
+        self._check_masks(record)
         for annotation in record.setdefault("annotations", []):
             # Detectron2's transforms round a box of integers down, each of them again.
             annotation["bbox"] = [float(number) for number in annotation["bbox"]]
         self._transform_annotations(record, transforms, augmented.image.shape[:2])
         return record
+
+    def _check_masks(self, record: dict[str, Any]) -> None:
+        """Find what Detectron2 cannot take boxes from, which is an image without objects too."""
+        objects = [x for x in record.get("annotations", []) if not x.get("iscrowd", 0)]
+        if self.recompute_boxes and not (objects and all("segmentation" in x for x in objects)):
+            raise DataError(
+                f"{record['file_name']} has no objects, or one without a mask: "
+                "dataloader.train.mapper.recompute_boxes cannot be with such"
+            )
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):

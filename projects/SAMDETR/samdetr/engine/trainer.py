@@ -96,12 +96,19 @@ class Trainer(SimpleTrainer):
         """One iteration: batch, losses, gradients, metrics, step.
 
         Raises:
+            ConfigError: if there are no more batches.
             FloatingPointError: if too many iterations have failed, this one or one whose metrics
                 were not read yet. The weights are then still those before it.
             MemoryError: if there is no memory for the batch, which it describes.
         """
         start = time.perf_counter()
-        data = next(self._data_loader_iter)
+        try:
+            data = next(self._data_loader_iter)
+        except StopIteration as error:
+            raise ConfigError(
+                f"dataloader.train has ended before iteration={self.iter}: expected batches "
+                "without end, as of samdetr.data.build_train_loader"
+            ) from error
         data_time = time.perf_counter() - start
         with naming_batch(data, self.iter):
             self._step(data, data_time)
