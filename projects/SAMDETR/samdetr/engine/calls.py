@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin
 from detectron2.utils.registry import locate
 from torch import nn
 
+from ..data.errors import shown
 from ..errors import ConfigError
 
 AT_RUN_TIME = {"optimizer.params.model"}  # arguments that a config does not have
@@ -25,6 +26,7 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     type(None): ((type(None),), "null"),
 }
 LISTS = (list, tuple, Sequence)
+LARGEST = 2**63
 
 
 def check_calls(content: Any, key: str = "") -> None:
@@ -36,14 +38,17 @@ def check_calls(content: Any, key: str = "") -> None:
 
     Raises:
         ConfigError: if a target is not there or cannot be called, if an argument is missing or
-            unknown, or if one is of another type than the target's annotation.
+            unknown, or if one is of another type than the target's annotation; if an integer is
+            larger than torch takes.
     """
+    if type(content) is int and not -LARGEST <= content < LARGEST:  # Python may not even print it
+        raise ConfigError(f"{key} has {content.bit_length()} bits, expected an integer of 64 bits")
     for name, value in _items(content):
         if isinstance(name, str) and is_one_edit(name, "_target_"):
             raise ConfigError(f"{key}.{name}: there is no such key, its nearest is '_target_'")
         check_calls(value, f"{key}.{name}".lstrip("."))
     if isinstance(content, Mapping) and "_target_" in content:
-        target = _target(content["_target_"], f"{key}._target_")
+        target = find_target(content, key)
         if target is not None:
             _check_arguments(target, {k: v for k, v in content.items() if k != "_target_"}, key)
 
@@ -58,9 +63,30 @@ def argument(call: Mapping[str, Any], name: str, key: str) -> Any:
     """
     if name in call:
         return call[name]
-    target = _target(call["_target_"], f"{key}._target_")
+    target = find_target(call, key)
     defaults = {x.name: x.default for x in (target and _parameters(target)) or ()}
     return None if defaults.get(name) is inspect.Parameter.empty else defaults.get(name)
+
+
+def find_target(call: Mapping[str, Any], key: str) -> Any:
+    """What a call of the config calls; None if another call makes it."""
+    target, key = call["_target_"], f"{key}._target_"
+    if isinstance(target, Mapping) and "_target_" in target:
+        return None
+    found = target
+    if isinstance(target, str):
+        try:
+            found = locate(target)
+        except Exception as error:  # an import can fail in any way
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"{key} is {shown(target)}, which cannot be found: {reason}"
+            ) from error
+    if not callable(found):
+        raise ConfigError(
+            f"{key} is {shown(target)}, which cannot be called: expected a class or a function"
+        )
+    return found
 
 
 def is_near(name: str, known: str) -> bool:
@@ -82,24 +108,6 @@ def _items(content: Any) -> Iterator[tuple[Any, Any]]:
         yield from content.items()
     elif isinstance(content, list | tuple):
         yield from enumerate(content)
-
-
-def _target(target: Any, key: str) -> Any:
-    """What is called; None if another call makes it."""
-    if isinstance(target, Mapping) and "_target_" in target:
-        return None
-    found = target
-    if isinstance(target, str):
-        try:
-            found = locate(target)
-        except Exception as error:  # an import can fail in any way
-            reason = str(error).partition("\n")[0]
-            raise ConfigError(f"{key} is {target!r}, which cannot be found: {reason}") from error
-    if not callable(found):
-        raise ConfigError(
-            f"{key} is {target!r}, which cannot be called: expected a class or a function"
-        )
-    return found
 
 
 def _check_arguments(target: Any, arguments: Mapping[Any, Any], key: str) -> None:
@@ -138,7 +146,7 @@ def _check_type(value: Any, parameter: inspect.Parameter, key: str) -> None:
         return
     wanted = _wanted(value, parameter.annotation)
     if wanted:
-        raise ConfigError(f"{key} is {value!r}, expected {wanted}")
+        raise ConfigError(f"{key} is {shown(value)}, expected {wanted}")
 
 
 def _wanted(value: Any, annotation: Any) -> str:

@@ -34,6 +34,7 @@ from .memory import keep_freed_memory
 from .optimizer import build_optimizer
 from .records import Records
 from .resuming import CatchUp, Seed
+from .settings import check_evaluator
 from .trainer import Trainer
 
 
@@ -70,8 +71,10 @@ def make_output_folder(path: str) -> None:
         PathManager.mkdirs(path)
         if "://" not in path:
             tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise ConfigError(f"train.output_dir={path} cannot be written into: {error}") from error
+    # What knows an address alone cannot write; names may be none for this system.
+    except (OSError, NotImplementedError, ValueError) as error:
+        cause = getattr(error, "strerror", "") or str(error) or "nobody can write there"
+        raise ConfigError(f"train.output_dir={path} cannot be written into: {cause}") from error
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
@@ -119,6 +122,7 @@ class Evaluation:
             fewer images.
 
     Raises:
+        ConfigError: if the evaluator is none.
         DataError: if there are no images.
     """
 
@@ -130,6 +134,7 @@ class Evaluation:
         if isinstance(self.loader, DataLoader):
             self.loader.worker_init_fn = outlive_signals
         self.evaluator = instantiate(cfg.dataloader.evaluator)
+        check_evaluator(self.evaluator)
         self.results: dict[str, Any] = {}
 
     def __call__(self) -> dict[str, Any]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
+from detectron2.data import build_detection_test_loader
 from torch.nn.parallel import DistributedDataParallel
 
+from ..data import DataError, build_train_loader
+from ..data.errors import shown
+from ..data.loading import check_sampler
 from ..errors import ConfigError
-from .calls import argument, is_near
+from .calls import argument, find_target, is_near
 
+MOST_WORKERS = 1024  # of a loader; each is a process
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # of `train.amp.dtype`
 
 
@@ -24,14 +30,22 @@ class Rule(NamedTuple):
     optional: bool = False  # if a config may be without the key
 
 
-def whole(least: float = -math.inf, optional: bool = False) -> Rule:
-    """An integer from `least` on."""
-    limit = "" if least == -math.inf else f", {least:g} or more"
-    return Rule(lambda x: type(x) is int and x >= least, f"an integer{limit}", optional)
+def whole(least: float, optional: bool = False, most: float = math.inf) -> Rule:
+    """An integer from `least` on, to `most`."""
+    limit = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+    return Rule(lambda x: type(x) is int and least <= x <= most, f"an integer, {limit}", optional)
 
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
+
+
+def _is_path(value: Any) -> bool:
+    """If a value may name a file: a few characters cannot be in any name."""
+    try:
+        return isinstance(value, str) and bool(value) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 TEXT = Rule(lambda x: isinstance(x, str), "text")
@@ -50,7 +64,7 @@ RULES = {
     "optimizer": CALL,
     "optimizer.params": CALL,
     "lr_multiplier": CALL,
-    "train.output_dir": Rule(lambda x: isinstance(x, str) and bool(x), "the path of a folder"),
+    "train.output_dir": Rule(_is_path, "the path of a folder"),
     "train.init_checkpoint": TEXT,
     "train.max_iter": whole(1),
     "train.seed": whole(-1),
@@ -76,10 +90,10 @@ RULES = {
     "train.cudnn_benchmark": FLAG._replace(optional=True),
     "optimizer.lr": RATE,
     "dataloader.train.total_batch_size": whole(1, True),
-    "dataloader.train.num_workers": whole(0, True),
+    "dataloader.train.num_workers": whole(0, True, MOST_WORKERS),
     "dataloader.train.max_unreadable": whole(0, True),
     "dataloader.train.mapper.is_train": Rule(lambda x: x is True, "true", True),
-    "dataloader.test.num_workers": whole(0, True),
+    "dataloader.test.num_workers": whole(0, True, MOST_WORKERS),
     "dataloader.test.batch_size": whole(1, True),
     **dict.fromkeys(ORDERS, ORDER),
     "lr_multiplier.warmup_length": Rule(
@@ -89,7 +103,19 @@ RULES = {
 # Groups that are handed over as they are, to what takes these keys alone.
 GROUPS = ("train.amp", "train.clip_grad", "train.checkpointer")
 DDP = "train.ddp"
-DDP_KEYS = {*inspect.signature(DistributedDataParallel).parameters, "fp16_compression"}
+# What `distributed.wrap` and Detectron2 do not give themselves, and a config can say.
+DDP_RULES = {
+    **{
+        name: FLAG
+        for name, x in inspect.signature(DistributedDataParallel).parameters.items()
+        if isinstance(x.default, bool) or "bool" in str(x.annotation)
+    },
+    "broadcast_buffers": FLAG,  # without either in some versions of torch
+    "bucket_cap_mb": Rule(lambda x: x is None or POSITIVE.holds(x) and x < math.inf, "MiB above 0"),
+    "fp16_compression": FLAG,  # Detectron2's
+}
+OPTIONS = [(f"{DDP}.{name}", x._replace(optional=True)) for name, x in DDP_RULES.items()]
+METHODS = ("reset", "process", "evaluate")  # of an evaluator
 NOWHERE = object()  # what is looked up is not in the config
 
 
@@ -104,13 +130,15 @@ def check_settings(content: Mapping[str, Any], processes: int = 1) -> None:
         ConfigError: names the key, its value and what would be right.
     """
     _check_names(content)
-    for key, rule in RULES.items():
+    for key, rule in [*RULES.items(), *OPTIONS]:
         value = _look_up(content, key)
         if value is NOWHERE and not rule.optional:
             raise ConfigError(f"the config lacks {key}: {rule.wanted}")
         if value is not NOWHERE and not rule.holds(value):
-            raise ConfigError(f"{key} is {value!r}, expected {rule.wanted}")
+            raise ConfigError(f"{key} is {shown(value)}, expected {rule.wanted}")
     _check_orders(content)
+    _check_training(content["dataloader"]["train"])
+    _check_evaluation(content["dataloader"])
     train = content["train"]
     check_device(train["device"], "train.device")
     scaled = train["amp"]["enabled"] and train["amp"]["dtype"] == "float16"
@@ -133,32 +161,93 @@ def _check_orders(content: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key} is {given!r}, but model.input_format {wanted!r}")
 
 
-def check_device(name: str, what: str = "device") -> None:
-    """Check that torch knows a device, and that there are as many GPUs, if there is one.
+def _check_training(loader: Mapping[str, Any]) -> None:
+    """Check that the loader has no end, and an order that goes on where a run was interrupted."""
+    key = "dataloader.train"
+    target = find_target(loader, key)
+    if target is build_detection_test_loader:
+        raise ConfigError(
+            f"{key}._target_ is build_detection_test_loader, whose images end: expected "
+            "samdetr.data.build_train_loader"
+        )
+    call = loader.get("sampler")
+    if target is not build_train_loader or not CALL.holds(call):
+        return
+    sampler = find_target(cast(Mapping[str, Any], call), f"{key}.sampler")
+    if inspect.isclass(sampler):
+        try:
+            check_sampler(sampler)
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+
+
+def _check_evaluation(loaders: Mapping[str, Any]) -> None:
+    """Check that the evaluator is one, and of the data set that is evaluated."""
+    key = "dataloader.evaluator"
+    call = loaders["evaluator"]
+    target = find_target(call, key)
+    if inspect.isclass(target):
+        check_evaluator(target, f"{key}._target_")
+    evaluated = call.get("dataset_name")
+    names = _look_up(loaders, "test.dataset.names")
+    names = [names] if isinstance(names, str) else names
+    single = isinstance(names, list) and len(names) == 1  # of several, their union has another
+    if single and isinstance(evaluated, str) and evaluated != names[0]:
+        raise ConfigError(
+            f"{key}.dataset_name is {shown(evaluated)}, but dataloader.test.dataset.names "
+            f"{shown(names[0])}: figures would be against other images"
+        )
+
+
+def check_evaluator(evaluator: Any, what: str = "dataloader.evaluator") -> None:
+    """Check that an evaluator, or a class of them, does what Detectron2's do.
 
     Raises:
-        ConfigError: if it is none of this machine.
+        ConfigError: if it does not.
+    """
+    several = evaluator if isinstance(evaluator, list) else [evaluator]
+    for one in several:
+        if not all(callable(getattr(one, method, None)) for method in METHODS):
+            name = getattr(one, "__qualname__", type(one).__qualname__)
+            raise ConfigError(f"{what} is {name}, expected a DatasetEvaluator of Detectron2")
+
+
+def check_device(name: str, what: str = "device") -> None:
+    """Check that torch can compute on a device of this machine.
+
+    A GPU where there is none at all is left to `build_model`.
+
+    Raises:
+        ConfigError: if it cannot, or if there are not as many GPUs.
     """
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"{what} {name!r} is none: expected cpu, cuda or cuda:0") from error
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and 0 < count <= (device.index or 0):
-        raise ConfigError(f"{what} {name!r}, but the last GPU here is cuda:{count - 1}")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if 0 < count <= (device.index or 0):
+            raise ConfigError(f"{what} {name!r}, but the last GPU here is cuda:{count - 1}")
+        return
+    if device.type == "meta" or device.type == "cpu" and device.index:
+        raise ConfigError(f"{what} {name!r} computes nothing: expected cpu, cuda or cuda:0")
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # every kind of device has its own
+        raise ConfigError(
+            f"{what} {name!r} is not there for this torch: expected cpu, cuda or cuda:0"
+        ) from error
 
 
 def _check_names(content: Mapping[str, Any]) -> None:
     for group in ("train", *GROUPS, DDP):
         given = _look_up(content, group)
         if not isinstance(given, Mapping):
-            raise ConfigError(f"{group} is {given!r}, expected a group of keys")
+            raise ConfigError(f"{group} is {shown(given)}, expected a group of keys")
         start = f"{group}."
         known = {x.removeprefix(start).split(".")[0] for x in RULES if x.startswith(start)}
-        known |= {"ddp"} if group == "train" else DDP_KEYS if group == DDP else set()
-        for name, value in given.items():
-            if group == DDP and name in known and not isinstance(value, bool):
-                raise ConfigError(f"{group}.{name} is {value!r}, expected true or false")
+        known |= {"ddp"} if group == "train" else {*DDP_RULES} if group == DDP else set()
+        for name in given:
             if name in known:
                 continue
             near = [x for x in sorted(known) if is_near(str(name), x)]
