@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.engine import hooks
 from detectron2.utils import comm
 
-from ..checkpoint import Checkpointer
+from ..checkpoint import Checkpointer, CheckpointError
 from ..saving import delete_checkpoint, numbered_checkpoints, replacing
 from ..stopping import Stopped, StopRequest
 
@@ -95,10 +95,24 @@ class BestCheckpointer(hooks.BestCheckpointer):
         return Path(self._checkpointer.save_dir, f"{self._file_prefix}.json")
 
     def before_train(self) -> None:
-        """Take up the best of the iterations before this one."""
-        if self.trainer.start_iter > 0 and self._file.is_file():
+        """Take up the best of the iterations before this one.
+
+        Raises:
+            CheckpointError: if `model_best.json` does not say what it was.
+        """
+        if self.trainer.start_iter == 0 or not self._file.is_file():
+            return
+        try:
             best = json.loads(self._file.read_text())
-            self._update_best(best[self._val_metric], best["iteration"])
+            value, iteration = float(best[self._val_metric]), best["iteration"]
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            value, iteration = math.nan, None
+        if not math.isfinite(value) or type(iteration) is not int or iteration < 0:
+            raise CheckpointError(
+                f"{self._file} cannot be read: expected a number for {self._val_metric} and its "
+                "iteration; without the file the best of the rest of the run is kept"
+            )
+        self._update_best(value, iteration)
 
     def _best_checking(self) -> None:
         measured, _ = self.trainer.storage.latest().get(self._val_metric, (0.0, 0))

@@ -9,6 +9,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..randomness import seed_all
+from ..weights import entries
+from .states import whole_number
 
 
 class Seed(HookBase):
@@ -33,19 +35,25 @@ class Seed(HookBase):
         return {"seed": self.seed, "processes": comm.get_world_size()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take the seed of a run, and say what is different in this one."""
+        """Take the seed of a run, and say what is different in this one.
+
+        Raises:
+            ValueError: if it is no such state.
+        """
         logger = logging.getLogger(__name__)
+        state = entries(state, "the state of the seed")
+        seed, before = whole_number(state, "seed"), whole_number(state, "processes", least=1)
         processes = comm.get_world_size()
-        if state["seed"] != self.seed:
-            logger.info("train.seed=%d, with which the run has begun, goes on", state["seed"])
-        if state["processes"] != processes:
+        if seed != self.seed:
+            logger.info("train.seed=%d, with which the run has begun, goes on", seed)
+        if before != processes:
             logger.warning(
                 "The run goes on in %d processes instead of %d: images come in the same order, "
                 "shared differently, and random numbers of the model are others",
                 processes,
-                state["processes"],
+                before,
             )
-        self.seed = state["seed"]
+        self.seed = seed
 
 
 class CatchUp(HookBase):

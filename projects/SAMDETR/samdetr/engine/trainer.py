@@ -14,8 +14,10 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..weights import entries
 from .faults import naming_batch
 from .settings import PRECISIONS
+from .states import check_scaler, optimizer_state, whole_number
 
 
 class Metrics(NamedTuple):
@@ -238,14 +240,22 @@ class Trainer(SimpleTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state of `state_dict`; one without a loss scale leaves the scaler fresh."""
-        super().load_state_dict(
-            {**state_dict, "optimizer": with_kernels_of(self.optimizer, state_dict["optimizer"])}
-        )
-        self.skipped = state_dict.get("skipped", 0)  # older checkpoints have none
+        """Go on from a state of `state_dict`; one without a loss scale leaves the scaler fresh.
+
+        Raises:
+            ValueError: if it is none, or not one of this model and optimiser.
+        """
+        state = {"skipped": 0, **entries(state_dict, "trainer")}  # older checkpoints have none
+        scale = state.get("grad_scaler")
+        whole_number(state, "iteration")
+        check_scaler(scale)
+        optimizer = optimizer_state(self.optimizer, state.get("optimizer"))
+        state["hooks"] = entries(state.get("hooks", {}), "hooks")
+        super().load_state_dict({**state, "optimizer": with_kernels_of(self.optimizer, optimizer)})
+        self.skipped = whole_number(state, "skipped")
         # A disabled scaler saves nothing, and an enabled one refuses nothing.
-        if state_dict["grad_scaler"]:
-            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if scale:
+            self.grad_scaler.load_state_dict(scale)
 
 
 def with_kernels_of(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
