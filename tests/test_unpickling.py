@@ -242,6 +242,7 @@ HOSTILE = {
     "an array that is a class": array() + row(whole(1)) + b"\x81",
     "more bytes than there are": b"\x8e" + struct.pack("<Q", 2**40) + b"A",
     "more text than there is": b"\x8d" + struct.pack("<Q", 2**40) + b"A",
+    "more bytes to change than there are": b"\x96" + struct.pack("<Q", 2**62) + b"A",
     "a memory of a large index": b"]r\xff\xff\xff\x7fj\xff\xff\xff\x00",
     "a number of many digits": b"L" + b"9" * 100_000 + b"L\n",
     "an object from elsewhere": b"Pid\n",

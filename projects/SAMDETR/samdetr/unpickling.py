@@ -102,9 +102,11 @@ class Array:
         return torch.from_numpy(self.values)
 
 
-# In Python, unlike the one in C, it makes no room for objects that a short file only announces.
+# In Python: the one in C makes room for as many objects as a short file announces.
 class ArrayUnpickler(pickle._Unpickler):
     """Builds arrays and containers; anything else in a pickle could run code, and is refused."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, content: bytes):
         # Files of Python 2 are in this encoding, as in Detectron2.
@@ -129,6 +131,13 @@ class ArrayUnpickler(pickle._Unpickler):
         if (module, name) not in self._parts:
             raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array")
         return self._parts[module, name]
+
+    def load_bytearray8(self) -> None:
+        """As the base class, which makes room for as many bytes as a file announces."""
+        self.load_binbytes8()  # type: ignore[attr-defined]
+        self.stack[-1] = bytearray(self.stack[-1])  # type: ignore[attr-defined]
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8  # type: ignore[assignment]
 
     def _spend(self, size: int) -> None:
         self._left -= size
