@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import SamdetrError
+from .jpeg2000 import check_blocks
 
 # The formats of photographs. Pillow knows many more, some of which run programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -103,6 +104,8 @@ def _load(file_name: str) -> Image.Image:
         if image.format == "TIFF":
             pixels = _tile_pixels(file)
             _check_pixels(pixels, f"tiles of {pixels} pixels")
+        elif image.format == "JPEG2000":
+            check_blocks(file)
         image.load()
     return image
 
