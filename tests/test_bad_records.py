@@ -189,6 +189,7 @@ def test_a_name_cannot_lead_out_of_the_folder_of_the_set(records):
 
 @pytest.mark.parametrize("end", ["", "/"])
 def test_files_elsewhere_are_for_users_own_code_and_not_for_lvis(records, end):
+    pytest.importorskip("lvis", reason="pip install --no-deps lvis")
     # Detectron2 makes names of `image_root` and of the last two parts of links in LVIS's files.
     folder = Path(records[0]["file_name"]).parent
     beside = Path(f"{folder}-secret")
