@@ -247,7 +247,7 @@ def test_the_config_of_a_run_needs_no_trust_and_its_overrides_are_free(marker, n
 
 def test_train_net_refuses_and_trusts_by_its_option(marker, capsys):
     Path("config.yaml").write_text(
-        mini(model={"_target_": "test_security_configs.never", "num_classes": 1, "num_queries": 1})
+        mini(model={"_target_": f"{__name__}.never", "num_classes": 1, "num_queries": 1})
     )
 
     assert train_net("--config-file", "config.yaml") == 2
