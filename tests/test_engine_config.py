@@ -62,6 +62,7 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(override, nearest):
         ("train.amp=true", "a group of keys"),
         ("dataloader.evaluator.aps=3", "a list"),
         ("train.max_iter", "key=value"),
+        (f"train.max_iter={'9' * 5000}", "key=value"),
         ("~train.max_iter", "key=value"),
         ("train.max_iter=1,2", "key=value"),
         ("--resume", "before the overrides"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -137,8 +138,10 @@ def _parse(overrides: Sequence[str]) -> Iterator[Override]:
             raise ConfigError(f"{text} must stand before the overrides")
         try:
             override = OverridesParser.create().parse_override(text)
-        except HydraException as error:
-            raise ConfigError(f"override {text!r} is not of the form key=value: {error}") from error
+        except (HydraException, ValueError) as error:  # ValueError: a number of 5,000 digits
+            raise ConfigError(
+                f"override {reprlib.repr(text)} is not of the form key=value: {error}"
+            ) from error
         if override.is_delete() or override.is_sweep_override():
             raise ConfigError(f"override {text!r} must set one value: key=value, key=[a,b]")
         yield override
