@@ -17,9 +17,9 @@ import torch
 
 from .errors import SamdetrError
 from .saving import AtomicCheckpointer
+from .tensors import entries, matched_by_heuristics, plain_weights
 from .unpickling import load_arrays
 from .urls import PathManager, UrlError
-from .weights import entries, matched_by_heuristics, plain_weights
 
 BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 has the last stage in its heads
 PYRAMID = ("backbone.fpn_", "backbone.top_block.")  # a backbone's file has no feature pyramid

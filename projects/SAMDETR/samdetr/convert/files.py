@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..tensors import entries, matched_by_heuristics, plain_weights
 from ..unpickling import load_arrays
-from ..weights import entries, matched_by_heuristics, plain_weights
 from .rules import ConversionError, StateDict
 
 AUTHOR = "samdetr"

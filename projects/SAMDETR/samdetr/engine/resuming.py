@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..randomness import seed_all
-from ..weights import entries
+from ..tensors import entries
 from .states import whole_number
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..weights import entries, fault_of_tensor
+from ..tensors import entries, fault_of_tensor
 
 STEP = "step"  # of the state of a parameter: how often it was stepped
 KERNELS = ("fused", "foreach")  # a run has its own, whatever it goes on from

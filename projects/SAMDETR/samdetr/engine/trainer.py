@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..weights import entries
+from ..tensors import entries
 from .faults import naming_batch
 from .settings import PRECISIONS
 from .states import check_scaler, optimizer_state, whole_number
