@@ -8,6 +8,6 @@ It is not made slower either. Its weights have the names of the published checkp
 """
 
 from .model import OfficialSAMDETR, Sizes
-from .tensors import official
+from .weights import official
 
 __all__ = ["OfficialSAMDETR", "Sizes", "official"]
