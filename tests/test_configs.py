@@ -21,8 +21,12 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 COCO = sorted(x.stem for x in (CONFIGS / "coco").glob("*detr*.py"))  # test_convnets.py: others
 MINI = sorted(x.stem for x in (CONFIGS / "mini").glob("*.py"))
 ALL = [f"coco/{x}" for x in COCO] + [f"mini/{x}" for x in MINI]
+LONGER = [  # the models of their 12 epochs
+    *("detr_r50_50ep", "detr_r50_dc5_50ep", "sam_detr_pp_r50_50ep"),
+    *("sam_detr_pp_r50_smca_50ep", "sam_detr_pp_r50_smca_dn_50ep"),
+]
 FULL_SIZE = [  # test_ablations.py: the one whose boxes are in a checkpoint
-    *(f"coco/{x}" for x in COCO),
+    *(f"coco/{x}" for x in COCO if x not in LONGER),
     *(
         f"{y}/{x.stem}"
         for y in ("ablations", "lvis", "voc")
@@ -121,6 +125,11 @@ def test_training_step_gives_every_parameter_a_finite_gradient(name, kind):
     assert set(losses) == names | denoised
     for parameter, x in model.named_parameters():
         assert x.grad is not None and x.grad.isfinite().all(), parameter
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_a_longer_training_is_of_the_same_model(name):
+    assert load(f"coco/{name}").model == load(f"coco/{name.replace('50ep', '12ep')}").model
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def read_yaml(path: str, trusted: bool = False) -> DictConfig:
         with PathManager.open(path) as file:
             content = yaml.load(file, ConfigLoader)
         if not isinstance(content, dict):  # of a text OmegaConf would read the text as YAML again
-            raise ConfigError("expected keys and values")
+            raise ValueError("expected keys and values")
         _check(content)
         return OmegaConf.create(content, flags={"allow_objects": True})
     except ConfigError as error:
