@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from interruption import finish, start
+from samdetr.checkpoint import CheckpointError
 from samdetr.engine import ConfigError, Trainer, TrainingError, evaluate, load_config, train
 from samdetr.engine.records import rewind
 from toy import SteepModel, ToyLoader, ToyModel
@@ -140,6 +141,13 @@ def test_gradients_that_are_not_finite_end_the_run_before_the_step():
         make_trainer(model).train(0, 1)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+def test_a_run_does_not_go_on_from_weights_alone(tmp_path):
+    torch.save({"model": ToyModel().state_dict()}, tmp_path / "model_0000007.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000007.pth")
+    with pytest.raises(CheckpointError, match="0000007.pth has weights, but no state of a run"):
+        run(tmp_path, resume=True)
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):

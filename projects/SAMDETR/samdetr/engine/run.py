@@ -267,8 +267,14 @@ def restore(trainer: Trainer, cfg: DictConfig, checkpointer: Checkpointer, resum
     settings = cfg.train
     start_iter = 0
     if resume and checkpointer.has_checkpoint():
-        checkpointer.load(checkpointer.newest())
+        trainer.iter = -1  # of no checkpoint
+        checkpointer.load(path := checkpointer.newest())
         start_iter = trainer.iter + 1
+        if start_iter == 0:
+            raise CheckpointError(
+                f"{path} has weights, but no state of a run that --resume could go on from: "
+                f"without it, train.init_checkpoint={path} begins with the weights"
+            )
     else:
         initialize(checkpointer.model, settings.init_checkpoint)
     if len(set(comm.all_gather(start_iter))) > 1:
