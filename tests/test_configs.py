@@ -111,6 +111,7 @@ def test_learning_rate_is_a_tenth_in_the_backbone_and_decay_is_everywhere():
     assert {group["weight_decay"] for group in groups} == {1e-4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", COUNTS)
 @pytest.mark.parametrize("name", MINI)
 def test_training_step_gives_every_parameter_a_finite_gradient(name, kind):

@@ -18,6 +18,8 @@ from samdetr.convert import describe, read_checkpoint, recognise, save_model
 from samdetr.convert.sources import SOURCES
 from test_detr import make_original
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = ROOT / "configs"
 SMALL = "width 64, levels 1, encoder 1, decoder 3, queries 12, classes 5, norm in the neck"
 FULL = "width 256, levels {}, encoder 6, decoder 6, queries 300, classes 80"

@@ -44,6 +44,8 @@ from samdetr.modeling.sampling_bags import BagSampling
 from samdetr.modeling.strips import StripAttention
 from samdetr.structures import AlignedQueries, FeatureLevel
 
+pytestmark = pytest.mark.slow
+
 DIM, HEADS, REGION = 16, 4, 3
 RESAMPLERS = [KeypointResampler, ImageKeypointResampler, AverageResampler, MaxResampler]
 POOLERS = [RoIAlignPooler, SeparablePooler, GatherPooler, FastestPooler, UnpaddedPooler]

@@ -27,6 +27,8 @@ from samdetr.modeling.criterion import box_losses
 from samdetr.modeling.position import sine
 from samdetr.structures import Predictions, Queries, Targets
 
+pytestmark = pytest.mark.slow
+
 DIM = 16
 
 

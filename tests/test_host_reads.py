@@ -16,6 +16,8 @@ from samdetr.modeling import (
     SeparablePooler,
 )
 
+pytestmark = pytest.mark.slow
+
 DENOISING = L(Denoising)(num_classes="${model.num_classes}", dim="${model.neck.dim}")
 DEFORMABLE = L(DeformableSelfAttention)(dim=64, num_heads=8, num_levels=1, num_points=4)
 MODELS = {

@@ -10,6 +10,8 @@ from inspection_makers import make_view
 from samdetr.inspection import draw_heads, draw_layers, save_figure
 from samdetr.inspection.drawing import MAX_REACH, half_reach
 
+pytestmark = pytest.mark.slow
+
 SIZE = np.array([120, 80])  # of the picture
 
 
