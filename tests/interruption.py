@@ -23,7 +23,7 @@ from torch.testing import assert_close
 from command_line import train_net
 from samdetr.data import load_detection_dataset
 from samdetr.engine import load_config, train
-from samdetr.engine.distributed import Place, _join
+from samdetr.engine.launch import Place, _join
 from samdetr.engine.resuming import Seed
 from toy import ToyModel, sample
 

@@ -14,7 +14,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from samdetr.modeling.boxes import corners
+from samdetr.modeling.ops.boxes import corners
 
 FOLDER = Path(__file__).parent / "fixtures" / "official"
 

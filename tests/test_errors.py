@@ -2,9 +2,9 @@
 
 import pytest
 
+from convergence.curves import LogError
+from convergence.results import StudyError
 from samdetr.checkpoint import CheckpointError
-from samdetr.convergence.curves import LogError
-from samdetr.convergence.results import StudyError
 from samdetr.convert import ConversionError
 from samdetr.data import DataError
 from samdetr.engine import ConfigError

@@ -39,7 +39,7 @@ USES = {
     "torch.load": {
         "samdetr/checkpoint.py",
         "samdetr/convert/files.py",
-        "samdetr/data/pretraining.py",
+        "samdetr/data/mini/pretraining.py",
     },
     "LazyConfig.load": {
         "samdetr/engine/config.py",  # .py

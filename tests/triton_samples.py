@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from samdetr.modeling.sampling_triton import sample_triton
+from samdetr.modeling.ops.deformable_triton import sample_triton
 
 
 def main(inputs: str, outputs: str) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from samdetr import analysis, paper
+from benchmark import flops as analysis
+from benchmark import paper_table as paper
 from samdetr.engine import load_config
 from samdetr.engine.trust import add_trust_option
 from samdetr.errors import refusing

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
+from benchmark import run, table
+from benchmark.cases import DTYPES, WORK, Case, Setting
+from benchmark.loading import Source
+from benchmark.scaling import AXES
 from samdetr.arguments import image_size, integer
-from samdetr.benchmark import run, table
-from samdetr.benchmark.cases import DTYPES, WORK, Case, Setting
-from samdetr.benchmark.loading import Source
-from samdetr.benchmark.scaling import AXES
 from samdetr.engine.trust import add_trust_option
 from samdetr.errors import refusing
 from samdetr.outputs import check_files

@@ -12,10 +12,10 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from samdetr.convergence.report import Report, fill
-from samdetr.convergence.results import StudyError, load_results
-from samdetr.convergence.study import Study, Training, run_all
-from samdetr.convergence.variants import PROTOCOL, VARIANTS
+from convergence.report import Report, fill
+from convergence.results import StudyError, load_results
+from convergence.study import Study, Training, run_all
+from convergence.variants import PROTOCOL, VARIANTS
 from samdetr.errors import refusing
 from samdetr.outputs import check_files
 
@@ -100,7 +100,7 @@ def show_list(results: Path, protocol: tuple[str, ...]) -> None:
 def report(results_file: Path, page: Path) -> None:
     """Bring the page and the plots beside it up to date with the results file."""
     # Only here: the trainings need no matplotlib.
-    from samdetr.convergence.plots import study_figures
+    from convergence.plots import study_figures
 
     results = load_results(results_file)
     if not page.is_file():

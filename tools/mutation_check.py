@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "projects/SAMDETR/samdetr"
+OPS = "modeling/ops"
 COPIED = ("configs", "projects", "tests", "tools", "demo.py", "train_net.py", "setup.cfg", "docs")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
@@ -43,18 +44,18 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
-    Mutant("modeling/boxes.py", "area(b) - intersection", "area(b) + intersection", "test_boxes"),
-    Mutant("modeling/boxes.py", ") - (hull", ") + (hull", "test_boxes"),
+    Mutant(f"{OPS}/boxes.py", "area(b) - intersection", "area(b) + intersection", "test_boxes"),
+    Mutant(f"{OPS}/boxes.py", ") - (hull", ") + (hull", "test_boxes"),
     Mutant("modeling/matcher.py", "cost -= self.giou", "cost += self.giou", "test_matcher"),
     Mutant("modeling/matcher.py", "positive - negative", "positive + negative", "test_matcher"),
     Mutant("modeling/criterion.py", "predicted - truth", "predicted + truth", "test_criterion"),
     Mutant("modeling/criterion.py", "known >= 0", "known > 0", "test_criterion test_denoising"),
     Mutant("modeling/resampler.py", "2] + 0.5 *", "2] - 0.5 *", "test_resampler"),
     Mutant("modeling/aligner.py", "features * self.co", "features + self.co", "test_aligner"),
-    Mutant("modeling/windows.py", "bins == left + 1", "bins == left - 1", "test_regions"),
+    Mutant(f"{OPS}/roi_align_cpu.py", "bins == left + 1", "bins == left - 1", "test_regions"),
     Mutant("modeling/smca.py", "/ -self.bandwidth", "/ self.bandwidth", "test_smca"),
-    Mutant("modeling/strips.py", "peak.sub_(highest)", "peak.add_(highest)", "test_kernels"),
-    Mutant("modeling/strips.py", "offset = -(", "offset = +(", "test_kernels"),
+    Mutant(f"{OPS}/attend_tiled.py", "peak.sub_(highest)", "peak.add_(highest)", "test_kernels"),
+    Mutant(f"{OPS}/attend_tiled.py", "offset = -(", "offset = +(", "test_kernels"),
     Mutant("modeling/denoising.py", "boxes) - 1) *", "boxes) + 1) *", "test_denoising"),
     Mutant("modeling/denoising.py", "None] != group", "None] == group", "test_denoising"),
     Mutant("modeling/decoder.py", "REFERENCE) + offset", "REFERENCE) - offset", "test_decoder"),
@@ -65,7 +66,7 @@ MUTANTS = (
     Mutant("modeling/deformable.py", "offsets / cells", "offsets * cells", "test_deformable"),
     Mutant("modeling/meta_arch.py", "_mean) / self", "_mean) * self", "test_meta_arch"),
     Mutant("data/reading.py", "// 256", "% 256", "test_image_kinds"),
-    Mutant("data/loading.py", "processes + comm", "processes - comm", "test_data_loading"),
+    Mutant("data/loader.py", "processes + comm", "processes - comm", "test_data_loading"),
     Mutant("saving.py", "number < int", "number > int", "test_saving"),
 )
 
@@ -138,7 +139,7 @@ def passes(copy: Path, tests: Sequence[str]) -> bool:
     """Whether tests pass in a copy of the checkout."""
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider"]
-        + [f"tests/{name}.py" for name in tests],
+        + [str(next((copy / "tests").rglob(f"{name}.py"))) for name in tests],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy / "projects/SAMDETR"), "PYTHONOPTIMIZE": ""},
         capture_output=True,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from matplotlib.backend_bases import FigureCanvasBase
 
-from samdetr.convergence import plots
-from samdetr.convergence.curves import LogError, find_published, published_curves, read_curve
-from samdetr.convergence.results import load_results
+from convergence import plots
+from convergence.curves import LogError, find_published, published_curves, read_curve
+from convergence.results import load_results
 from samdetr.errors import refusing
 from samdetr.outputs import check_files
 

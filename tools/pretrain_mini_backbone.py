@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samdetr.data import mini_backbone_weights
-from samdetr.data.pretraining import (
+from samdetr.data.mini.pretraining import (
     CROP,
     PretrainingParameters,
     accuracy,

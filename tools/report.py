@@ -14,9 +14,9 @@ from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
 
+from convergence.curves import METRICS, read_rows
 from samdetr import visualize
 from samdetr.checkpoint import Checkpointer
-from samdetr.convergence.curves import METRICS, read_rows
 from samdetr.engine import build_model, load_config
 from samdetr.engine.trust import add_trust_option
 from samdetr.errors import refusing

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from .datasets import DataError, load_detection_dataset
-from .digits import SceneParameters
-from .loading import build_train_loader
+from .loader import build_train_loader
 from .mapper import DetectionMapper, ResizeShortestEdge
-from .mini import cache_folder, mini_folder, write_mini
+from .mini.dataset import cache_folder, mini_folder, write_mini
+from .mini.digits import SceneParameters
 from .own import CocoFiles, VocFolder, load_own_dataset
 from .reading import ImageError, convert_image, read_image
 

@@ -24,7 +24,7 @@ from ..errors import printable
 from .coco import LoadedCoco
 from .errors import DataError, wrong_entry
 from .fields import leads_out
-from .mini import MiniHandler
+from .mini.dataset import MiniHandler
 from .records import Record, check_records, drop_unusable_boxes
 from .voc import voc_classes
 

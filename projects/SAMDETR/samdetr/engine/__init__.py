@@ -2,10 +2,10 @@
 
 from .arguments import argument_parser, configure
 from .config import ConfigError, load_config
-from .distributed import start
 from .faults import TrainingError
+from .launch import start
 from .optimizer import BackboneFactor, build_optimizer
-from .run import build_model, compile_parts, evaluate, main, train
+from .train import build_model, compile_parts, evaluate, main, train
 from .trainer import Trainer
 
 __all__ = [

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .building import check_parts
 from .config import apply_overrides, check_config, read_config
-from .distributed import number_of_processes
+from .launch import number_of_processes
 from .own_data import add_arguments, own_datasets, use
 from .trust import add_trust_option
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data import DataError, build_train_loader
 from ..data.errors import shown
-from ..data.loading import check_sampler
+from ..data.loader import check_sampler
 from ..errors import ConfigError
 from .calls import argument, find_target, is_near
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..modeling import SAMDETR
-from ..modeling.boxes import corners
+from ..modeling.ops.boxes import corners
 from ..modeling.postprocessing import best
 from .agreement import Difference, Pairs, matched
 from .errors import ExportError

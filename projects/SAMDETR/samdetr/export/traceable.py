@@ -1,8 +1,7 @@
 """The detector in parts that become a graph for images of all sizes; the one place that says which.
 
-On a CPU the model takes ways whose lists and loops depend on numbers, see `modeling/windows.py`,
-`strips.py` and `sampling_bags.py`. Here they are matrix products and operators that every runtime
-has, with the same results to rounding.
+On a CPU the kernels of `modeling/ops/` have lists and loops that depend on numbers. Here they are
+matrix products and operators that every runtime has, with the same results to rounding.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from ..modeling import (
     NoDenoising,
     RoIAlignPooler,
     SeparablePooler,
-    kernels,
-    sampling,
 )
 from ..modeling.backbone import FoldedConv2d, scaled
-from ..modeling.pooler import bin_weights
+from ..modeling.ops import attend as kernels
+from ..modeling.ops import deformable as sampling
+from ..modeling.ops.roi_align import bin_weights
 from ..structures import FeatureLevel
 from .errors import ExportError
 

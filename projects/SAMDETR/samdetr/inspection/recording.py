@@ -27,7 +27,7 @@ from ..modeling import (
     GaussianPrior,
 )
 from ..modeling.attention import split_heads
-from ..modeling.kernels import SeparableBias
+from ..modeling.ops.attend import SeparableBias
 from ..structures import AlignedQueries, FeatureLevel, Predictions
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ..modeling import SAMDETR, DETRPredictionHead
-from ..modeling.boxes import corners
+from ..modeling.ops.boxes import corners
 from .recording import LayerRecord, Observation, attention_weights, gaussian_sharpness
 
 SAME_OBJECT = 0.5  # IoU of two boxes from which on they are taken to be of one object

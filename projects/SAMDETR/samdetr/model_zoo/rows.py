@@ -13,8 +13,7 @@ from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
 
-from ..analysis import markdown_table
-from ..paper import PAPER
+from ..paper import PAPER, markdown_table
 from .zoo import PACKAGE, get_checkpoint, get_config, get_config_file, names
 
 # By what the path of weights begins with.

@@ -1,7 +1,6 @@
 """The model's parts, by the names that configs use."""
 
 from .aligner import Gate, NoAligner, OpenGate, SemanticsAligner
-from .anchored import AnchoredDecoder, AnchoredPredictionHead, AnchoredQueryPosition
 from .attention import (
     AlignedCrossAttention,
     ConcatenatedCrossAttention,
@@ -11,15 +10,19 @@ from .attention import (
     SelfAttention,
 )
 from .backbone import resnet50_dc5_stages
-from .conditional import (
+from .criterion import SetCriterion
+from .decoder import Decoder, DecoderLayer, DETRPredictionHead, PredictionHead
+from .deformable import DeformableSelfAttention
+from .denoising import Denoising, NoDenoising
+from .detrs.anchored import AnchoredDecoder, AnchoredPredictionHead, AnchoredQueryPosition
+from .detrs.conditional_detr import (
     ConditionalCrossAttention,
     ConditionalDecoder,
     ConditionalQueryPosition,
     ConditionalSelfAttention,
     LocatedCrossAttention,
 )
-from .criterion import SetCriterion
-from .dab import (
+from .detrs.dab_detr import (
     DABDecoder,
     DABDecoderLayer,
     DABEncoder,
@@ -27,9 +30,7 @@ from .dab import (
     DABPredictionHead,
     DABQueryPosition,
 )
-from .decoder import Decoder, DecoderLayer, DETRPredictionHead, PredictionHead
-from .deformable import DeformableSelfAttention
-from .deformable_detr import (
+from .detrs.deformable_detr import (
     BoxAligner,
     BoxDeformableCrossAttention,
     DeformableCrossAttention,
@@ -40,13 +41,14 @@ from .deformable_detr import (
     RefiningDeformableDecoder,
     RefiningPredictionHead,
 )
-from .denoising import Denoising, NoDenoising
+from .detrs.detr import SoftmaxCriterion, SoftmaxMatcher, SoftmaxPredictionHead
+from .detrs.smca_detr import HeadAligner
 from .encoder import DenseAttention, Encoder, EncoderLayer
 from .matcher import HungarianMatcher
 from .meta_arch import SAMDETR
 from .mini_backbone import mini_resnet
 from .neck import ChannelMapper, MultiScaleMapper
-from .pooler import (
+from .ops.roi_align import (
     FastestPooler,
     GatherPooler,
     RoIAlignPooler,
@@ -73,8 +75,6 @@ from .resampler import (
     MaxResampler,
 )
 from .smca import GaussianPrior
-from .smca_detr import HeadAligner
-from .softmax import SoftmaxCriterion, SoftmaxMatcher, SoftmaxPredictionHead
 
 __all__ = [
     "AlignedCrossAttention",

@@ -14,7 +14,7 @@ from torchvision.ops import MLP
 
 from ..structures import AlignedQueries, FeatureLevel
 from .arguments import at_least, between
-from .kernels import SeparableBias, attend
+from .ops.attend import SeparableBias, attend
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -15,7 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from ..structures import Predictions, Targets
 from .arguments import between
-from .boxes import corners, generalized_iou
+from .ops.boxes import corners, generalized_iou
 
 
 class SetCriterion(nn.Module):

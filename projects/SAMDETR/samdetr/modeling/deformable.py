@@ -21,7 +21,7 @@ from ..structures import FeatureLevel
 from .arguments import at_least, between
 from .attention import check_heads
 from .layers import at_least_float32, eager_on_cpu, numbers
-from .sampling import sample_levels
+from .ops.deformable import sample_levels
 
 
 class DeformableAttention(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..structures import Predictions, Targets
 from .arguments import between
-from .boxes import corners, generalized_iou
+from .ops.boxes import corners, generalized_iou
 
 
 class Matches(NamedTuple):

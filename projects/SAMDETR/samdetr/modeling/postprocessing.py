@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..structures import Predictions
-from .boxes import corners
+from .ops.boxes import corners
 
 
 def detections(

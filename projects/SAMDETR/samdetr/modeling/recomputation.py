@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .dab import DABDecoderLayer, DABEncoderLayer
 from .decoder import DecoderLayer
+from .detrs.dab_detr import DABDecoderLayer, DABEncoderLayer
 from .encoder import EncoderLayer
 
 

@@ -18,7 +18,7 @@ from torchvision.ops import MLP
 from ..structures import FeatureLevel
 from .arguments import at_least
 from .layers import at_least_float32, numbers
-from .regions import Regions
+from .ops.regions import Regions
 
 
 class Samples(NamedTuple):

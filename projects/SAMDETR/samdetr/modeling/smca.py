@@ -14,8 +14,8 @@ from torch import nn
 from ..structures import AlignedQueries, FeatureLevel
 from .arguments import at_least
 from .attention import PaddingPrior
-from .kernels import SeparableBias
 from .layers import at_least_float32
+from .ops.attend import SeparableBias
 
 
 class GaussianPrior(PaddingPrior):

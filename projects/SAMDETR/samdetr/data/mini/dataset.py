@@ -1,0 +1,174 @@
+"""The small data set `mini`: digits on photographs, in COCO format, made on first use.
+
+Importing this module registers `mini_train` and `mini_val` with Detectron2's catalogs and the
+prefix `mini://` with its PathManager. Nothing is written before somebody asks for a file: then the
+whole set is generated into the cache folder (some 30 MB, some 10 s), once for all processes.
+
+    $SAMDETR_CACHE, else $XDG_CACHE_HOME/samdetr, else ~/.cache/samdetr
+        mini-<hash of the parameters>/train.json  val.json  train/000000.jpg ...  val/...
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from detectron2.utils.file_io import PathHandler
+from iopath.common.file_io import file_lock
+from PIL import Image
+
+from ...urls import PathManager
+from .digits import (
+    NUM_CLASSES,
+    VERSION,
+    Digit,
+    SceneParameters,
+    Split,
+    load_sources,
+    render_scene,
+)
+
+MINI_PARAMETERS = SceneParameters()
+MINI_COUNTS: dict[Split, int] = {"train": 4000, "val": 500}
+MINI_CLASSES = [str(digit) for digit in range(NUM_CLASSES)]
+
+_JPEG_QUALITY = 90
+_INFO = {
+    "description": "Handwritten digits on photographs",
+    "digits": "Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, CC BY 4.0",
+    "photographs": "china.jpg by danielbuechele, flower.jpg by vultilion, CC BY 2.0",
+}
+
+
+def cache_folder() -> Path:
+    """Where generated files live: `$SAMDETR_CACHE` or a folder of the user's cache."""
+    if chosen := os.environ.get("SAMDETR_CACHE"):
+        return Path(chosen).expanduser()
+    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(parent).expanduser() / "samdetr"
+
+
+def mini_folder(
+    parameters: SceneParameters = MINI_PARAMETERS, counts: Mapping[Split, int] = MINI_COUNTS
+) -> Path:
+    """The folder of a generated set; generates it if it is not there.
+
+    Any number of processes may ask at once: one of them generates, the others wait for it. The set
+    gets its final name when it is complete, so what a killed process left is never taken for one.
+
+    Raises:
+        OSError: the cache folder cannot be written; names it and SAMDETR_CACHE.
+        ModuleNotFoundError: scikit-learn, which the set is made from, is missing.
+    """
+    folder = cache_folder() / f"mini-{_fingerprint(parameters, counts)}"
+    if folder.is_dir():
+        return folder
+    try:
+        with file_lock(str(folder)):
+            if not folder.is_dir():
+                _generate(folder, parameters, counts)
+    except OSError as error:
+        raise OSError(
+            f"cannot generate the mini data set in {folder}: {error}. "
+            "Set SAMDETR_CACHE to a folder that can be written."
+        ) from error
+    return folder
+
+
+def write_mini(folder: Path, parameters: SceneParameters, counts: Mapping[Split, int]) -> None:
+    """Writes `<split>/*.jpg` and `<split>.json` (COCO format) of every split into a folder."""
+    sources = load_sources()
+    for split, count in counts.items():
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        contents = _coco_contents(parameters)
+        for index in range(count):
+            image, digits = render_scene(parameters, sources, split, index)
+            name = f"{index:06d}.jpg"
+            Image.fromarray(image).save(folder / split / name, quality=_JPEG_QUALITY)
+            _add_image(contents, name, parameters.size, digits)
+        (folder / f"{split}.json").write_text(json.dumps(contents))
+
+
+def _fingerprint(parameters: SceneParameters, counts: Mapping[Split, int]) -> str:
+    described = json.dumps([VERSION, _JPEG_QUALITY, dataclasses.asdict(parameters), dict(counts)])
+    return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+
+def _generate(folder: Path, parameters: SceneParameters, counts: Mapping[Split, int]) -> None:
+    """Generates a set under a temporary name; call with the lock held, which makes it ours."""
+    total = sum(counts.values())
+    logging.getLogger(__name__).info(f"Generating the mini data set, {total} images, in {folder}")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_mini(partial, parameters, counts)
+    os.replace(partial, folder)
+
+
+def _coco_contents(parameters: SceneParameters) -> dict[str, Any]:
+    return {
+        "info": {**_INFO, "parameters": dataclasses.asdict(parameters)},
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(MINI_CLASSES)],
+        "images": [],
+        "annotations": [],
+    }
+
+
+def _add_image(contents: dict[str, Any], name: str, size: int, digits: list[Digit]) -> None:
+    images, annotations = contents["images"], contents["annotations"]
+    images.append({"id": len(images) + 1, "file_name": name, "width": size, "height": size})
+    for digit in digits:
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": len(images),
+                "category_id": digit.label + 1,
+                "bbox": list(digit.box),
+                "area": digit.ink.size,
+                "iscrowd": 0,
+            }
+        )
+
+
+class MiniHandler(PathHandler):
+    """Lets Detectron2 open `mini://val.json`: generates the set when a file of it is asked for."""
+
+    PREFIX = "mini://"
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [self.PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return str(mini_folder() / path.removeprefix(self.PREFIX))
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
+        return open(self._get_local_path(path), mode, buffering)
+
+
+def _load(split: Split) -> list[dict[str, Any]]:
+    folder = mini_folder()
+    return load_coco_json(str(folder / f"{split}.json"), str(folder / split), f"mini_{split}")
+
+
+def _register() -> None:
+    PathManager.register_handler(MiniHandler())
+    for split in MINI_COUNTS:
+        DatasetCatalog.register(f"mini_{split}", lambda split=split: _load(split))
+        # An address instead of a path: the evaluator may ask for the file before any loader does,
+        # and SAMDETR_CACHE may still change between import and use.
+        MetadataCatalog.get(f"mini_{split}").set(
+            json_file=f"{MiniHandler.PREFIX}{split}.json",
+            image_root=f"{MiniHandler.PREFIX}{split}",
+            evaluator_type="coco",
+            thing_classes=MINI_CLASSES,
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(NUM_CLASSES)},
+        )
+
+
+_register()

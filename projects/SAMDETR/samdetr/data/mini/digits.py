@@ -1,0 +1,249 @@
+"""Renders handwritten digits on photographs: the images of the small data set `mini`.
+
+The digits are the 1,797 samples of scikit-learn's `load_digits` (8x8 pixels), the backgrounds are
+crops of its two sample photographs; the file NOTICE names their authors. Training and validation
+share neither a digit sample nor a region of a photograph.
+
+Everything about image `index` of a split follows from `(seed, split, index)`: neither the order nor
+the number of the images made before it matters.
+
+Units: pixels. Boxes are `x, y, width, height` with integer corners, tight around the ink.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ...errors import SamdetrError
+
+VERSION = 1  # raise it when the same parameters give other images: cached sets are then made anew
+NUM_CLASSES = 10
+SPLITS = ("train", "val")
+
+Split = Literal["train", "val"]
+
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+_FIRST_VAL_SAMPLE = 1200  # in file order, which is by writer: most of the rest are other writers
+# Fractions of a photograph's width. The gap keeps a train crop from ever touching a val crop.
+_PHOTO_REGION = {"train": (0.0, 0.62), "val": (0.64, 1.0)}
+_PLACING_ATTEMPTS = 20
+_COLOUR_ATTEMPTS = 50
+
+
+@dataclass(frozen=True)
+class SceneParameters:
+    """What an image of the data set looks like.
+
+    Args:
+        size: height and width of the image.
+        min_objects, max_objects: digits per image, uniform; crowded images may get fewer.
+        min_height, max_height: height of a digit's ink, uniform in its logarithm.
+        overlap: largest part of the smaller of two boxes that they may share.
+        contrast: least difference between a digit and the mean of what it covers, in grey levels.
+        noise: standard deviation of the pixel noise, in grey levels.
+        seed: another seed gives other images of the same kind.
+
+    Raises:
+        SamdetrError: for an empty range or digits that do not fit into the image.
+    """
+
+    size: int = 96
+    min_objects: int = 1
+    max_objects: int = 4
+    min_height: int = 20
+    max_height: int = 56
+    overlap: float = 0.1
+    contrast: float = 80.0
+    noise: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_objects <= self.max_objects:
+            raise SamdetrError(
+                f"min_objects={self.min_objects}, max_objects={self.max_objects}: "
+                "expected 0 <= min_objects <= max_objects"
+            )
+        if not 8 <= self.min_height <= self.max_height < self.size:
+            raise SamdetrError(
+                f"min_height={self.min_height}, max_height={self.max_height}, size={self.size}: "
+                "expected 8 <= min_height <= max_height < size"
+            )
+        if not 0 <= self.contrast <= 127:
+            raise SamdetrError(
+                f"contrast={self.contrast}: expected 0 to 127, for no colour is "
+                "further than that from mid-grey"
+            )
+
+
+class Sources(NamedTuple):
+    """What scenes are made of: glyphs (G, 8, 8) in 0..1, their labels (G,), photos (H, W, 3)."""
+
+    glyphs: np.ndarray
+    labels: np.ndarray
+    photos: list[np.ndarray]
+
+
+class Digit(NamedTuple):
+    """A digit in an image: class, top left pixel and opacity (height, width) in 0..1."""
+
+    label: int
+    x: int
+    y: int
+    ink: np.ndarray
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """`x, y, width, height`."""
+        height, width = self.ink.shape
+        return self.x, self.y, width, height
+
+
+def load_sources() -> Sources:
+    """Reads the digits and photographs that come with scikit-learn.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is missing.
+    """
+    try:
+        from sklearn.datasets import load_digits, load_sample_image
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the mini data set is made from the digits and photographs of scikit-learn, which is "
+            "not installed: pip install scikit-learn, or install samdetr with its extra 'mini'"
+        ) from error
+    digits = load_digits()
+    glyphs = digits.images.astype(np.float32) / digits.images.max()
+    photos = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    return Sources(glyphs, digits.target, photos)
+
+
+def random_stream(parameters: SceneParameters, split: Split, index: int) -> np.random.Generator:
+    """The random numbers of one image; independent of those of every other image."""
+    return np.random.default_rng([parameters.seed, SPLITS.index(split), index])
+
+
+def render_scene(
+    parameters: SceneParameters, sources: Sources, split: Split, index: int
+) -> tuple[np.ndarray, list[Digit]]:
+    """Draws image `index` of a split.
+
+    Returns:
+        The image (size, size, 3), RGB uint8, and its digits in the order of drawing: where two
+        overlap, the later one covers the earlier.
+    """
+    random = random_stream(parameters, split, index)
+    image = random_background(random, sources, split, parameters.size)
+    digits: list[Digit] = []
+    for _ in range(random.integers(parameters.min_objects, parameters.max_objects + 1)):
+        digit = _place(random, parameters, sources, split, digits)
+        if digit is not None:
+            draw(image, digit, random, parameters.contrast)
+            digits.append(digit)
+    image += random.normal(0, parameters.noise, image.shape)
+    return image.clip(0, 255).astype(np.uint8), digits
+
+
+def random_background(
+    random: np.random.Generator, sources: Sources, split: Split, size: int
+) -> np.ndarray:
+    """A crop of the split's region of a photograph, mirrored or not, of varied brightness.
+
+    Returns:
+        (size, size, 3) float32 in 0..255.
+    """
+    photo = sources.photos[random.integers(len(sources.photos))]
+    height, width = photo.shape[:2]
+    left, right = (int(width * fraction) for fraction in _PHOTO_REGION[split])
+    largest = min(height, right - left)
+    side = int(random.uniform(min(0.75 * size, largest), min(1.7 * size, largest)))
+    x = random.integers(left, right - side + 1)
+    y = random.integers(0, height - side + 1)
+    crop = Image.fromarray(photo[y : y + side, x : x + side])
+    crop = crop.resize((size, size), Image.Resampling.BILINEAR)
+    if random.random() < 0.5:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = np.asarray(crop, np.float32)
+    gain, shift = np.float32(random.uniform(0.6, 1.0)), np.float32(random.uniform(-25, 25))
+    return ((pixels - 128) * gain + 128 + shift).clip(0, 255)
+
+
+def random_glyph(random: np.random.Generator, sources: Sources, split: Split) -> int:
+    """The index of one of the split's own digit samples."""
+    if split == "train":
+        return int(random.integers(_FIRST_VAL_SAMPLE))
+    return int(random.integers(_FIRST_VAL_SAMPLE, len(sources.labels)))
+
+
+def random_height(random: np.random.Generator, parameters: SceneParameters) -> float:
+    """A height of ink, uniform in its logarithm: every octave gets its share."""
+    low, high = np.log(parameters.min_height), np.log(parameters.max_height)
+    return float(np.exp(random.uniform(low, high)))
+
+
+def ink_of(glyph: np.ndarray, height: float) -> np.ndarray:
+    """Scales a glyph (8, 8) so that its ink is about `height` tall, and cuts it out tightly.
+
+    Returns:
+        Opacity (about `height`, width) in 0..1; each of its four border lines has ink (> 0.5).
+    """
+    padded = np.pad(glyph, 1)
+    rows = np.flatnonzero((padded > 0.25).any(1))
+    scale = height / (rows[-1] - rows[0] + 1)
+    side = max(8, round(len(padded) * scale))
+    grey = Image.fromarray((padded * 255).astype(np.uint8))
+    grey = grey.resize((side, side), Image.Resampling.BICUBIC)
+    # A steep ramp instead of a threshold: the strokes get crisp but not jagged edges.
+    opacity = ((np.asarray(grey, np.float32) / 255 - 0.40) / 0.25).clip(0, 1)
+    inked = opacity > 0.5
+    rows, columns = np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
+    return opacity[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def draw(image: np.ndarray, digit: Digit, random: np.random.Generator, contrast: float) -> None:
+    """Paints a digit onto a float image (H, W, 3), in place, in a colour that stands out there."""
+    x, y, width, height = digit.box
+    covered = image[y : y + height, x : x + width]
+    colour = _random_colour(random, covered, contrast)
+    opacity = digit.ink[..., None]
+    image[y : y + height, x : x + width] = covered * (1 - opacity) + colour * opacity
+
+
+def _random_colour(random: np.random.Generator, covered: np.ndarray, contrast: float) -> np.ndarray:
+    mean = float((covered @ _LUMINANCE).mean())
+    for _ in range(_COLOUR_ATTEMPTS):
+        colour = random.uniform(0, 255, 3).astype(np.float32)
+        if abs(float(colour @ _LUMINANCE) - mean) >= contrast:
+            return colour
+    return np.full(3, 255 if mean < 128 else 0, np.float32)
+
+
+def _place(
+    random: np.random.Generator,
+    parameters: SceneParameters,
+    sources: Sources,
+    split: Split,
+    placed: list[Digit],
+) -> Digit | None:
+    """A random digit that keeps clear of those already placed; None where there is no room."""
+    for _ in range(_PLACING_ATTEMPTS):
+        glyph = random_glyph(random, sources, split)
+        ink = ink_of(sources.glyphs[glyph], random_height(random, parameters))
+        free_y, free_x = parameters.size - ink.shape[0], parameters.size - ink.shape[1]
+        if min(free_x, free_y) < 0:
+            continue
+        x, y = int(random.integers(free_x + 1)), int(random.integers(free_y + 1))
+        digit = Digit(int(sources.labels[glyph]), x, y, ink)
+        if all(shared_part(digit, other) <= parameters.overlap for other in placed):
+            return digit
+    return None
+
+
+def shared_part(one: Digit, other: Digit) -> float:
+    """The part of the smaller of two boxes that lies in both, 0..1."""
+    ax, ay, a_width, a_height = one.box
+    bx, by, b_width, b_height = other.box
+    width = min(ax + a_width, bx + b_width) - max(ax, bx)
+    height = min(ay + a_height, by + b_height) - max(ay, by)
+    return max(width, 0) * max(height, 0) / min(a_width * a_height, b_width * b_height)

@@ -1,0 +1,1 @@
+"""Kernels: each behind one function, with a plain twin that reads like its equation."""

@@ -1,0 +1,326 @@
+"""Own data in one line: its classes reach the model, its keys the config, its faults the user."""
+
+import json
+from pathlib import Path
+
+import pytest
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from coco_files import SIZE, write_coco
+from command_line import train_net
+from samdetr.data import CocoFiles, DataError, VocFolder, load_own_dataset, own
+from samdetr.engine import ConfigError, argument_parser, configure, load_config
+
+ROOT = Path(__file__).parents[2]
+MINI = ROOT / "configs/mini/sam_detr_smca.py"
+GOOD = [5, 5, 10, 10]
+CLASSES = ["cat", "dog", "newt"]
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    """Leave the catalogs as they were."""
+    yield
+    forget_all()
+
+
+def forget_all():
+    for name in own._registered:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    own._registered.clear()
+
+
+def write(folder, ids=(90, 3, 17), names=("newt", "cat", "dog"), **changes):
+    """A COCO file whose ids have gaps and no order; `changes` replace keys of the file."""
+    images = [[{"bbox": GOOD, "category_id": ids[0]}, {"bbox": GOOD, "category_id": ids[1]}], []]
+    json_file, image_root = write_coco(folder, images)
+    contents = json.loads(Path(json_file).read_text())
+    contents["categories"] = [{"id": i, "name": name} for i, name in zip(ids, names)]
+    Path(json_file).write_text(json.dumps({**contents, **changes}))
+    return CocoFiles(json_file, image_root)
+
+
+def write_voc(folder, objects=("dog", "cat", "newt"), split="trainval"):
+    """A Pascal VOC folder of two images, the second of them empty."""
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / f"ImageSets/Main/{split}.txt").write_text("one\ntwo\n")
+    size = f"<size><width>{SIZE[0]}</width><height>{SIZE[1]}</height></size>"
+    box = "<xmin>6</xmin><ymin>6</ymin><xmax>15</xmax><ymax>15</ymax>"
+    for image, names in (("one", objects), ("two", ())):
+        Image.new("RGB", SIZE).save(folder / f"JPEGImages/{image}.jpg")
+        entries = (f"<object><name>{x}</name><bndbox>{box}</bndbox></object>" for x in names)
+        text = f"<annotation>{size}{''.join(entries)}</annotation>"
+        (folder / f"Annotations/{image}.xml").write_text(text)
+    return VocFolder(str(folder), split)
+
+
+def options(train=None, val=None):
+    """The options of sources on the command line."""
+    found = []
+    for part, source in (("train", train), ("val", val)):
+        if isinstance(source, CocoFiles):
+            found += [f"--{part}-json", source.json_file, f"--{part}-images", source.image_root]
+        elif source:
+            found += [f"--{part}-voc", source.folder, source.split]
+    return found
+
+
+def config_of(*arguments, config=MINI):
+    return configure(argument_parser().parse_args(["--config-file", str(config), *arguments]))
+
+
+def classes_of(record, names):
+    return [names[x["category_id"]] for x in record["annotations"]]
+
+
+@pytest.mark.parametrize("writer", [write, write_voc])
+def test_classes_follow_from_the_data_and_stay_in_the_saved_config(tmp_path, writer):
+    train, val = writer(tmp_path / "train"), writer(tmp_path / "val")
+    cfg = config_of(*options(train, val), "dataloader.train.num_workers=0")
+    cfg.dataloader.train.total_batch_size = 2
+    cfg.train.output_dir = str(tmp_path)
+    assert cfg.model.num_classes == 3
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    forget_all()
+
+    saved = load_config(str(tmp_path / "config.yaml"))
+
+    evaluation = instantiate(saved.dataloader.test)
+    evaluator = instantiate(saved.dataloader.evaluator)
+    assert [len(x["annotations"]) for x in instantiate(saved.dataloader.test.dataset)] in (
+        [2, 0],
+        [3, 0],
+    )
+    batch = next(iter(instantiate(saved.dataloader.train)))
+    assert {x["file_name"].split("/")[-3] for x in batch} == {"train"}
+    assert len(evaluation) == 1
+    assert MetadataCatalog.get("own_val").thing_classes == CLASSES
+    assert list(saved.dataloader.test.dataset.classes) == CLASSES
+    assert evaluator._metadata.name == "own_val"
+
+
+def test_ids_with_gaps_and_without_order_keep_their_names(tmp_path):
+    records = load_own_dataset("own_val", write(tmp_path), CLASSES, num_classes=3)
+    assert [classes_of(x, CLASSES) for x in records] == [["newt", "cat"], []]
+
+
+def test_a_voc_folder_keeps_its_names_and_boxes(tmp_path):
+    first, second = load_own_dataset("own_val", write_voc(tmp_path), CLASSES, num_classes=3)
+    assert classes_of(first, CLASSES) == ["dog", "cat", "newt"]
+    assert {tuple(x["bbox"]) for x in first["annotations"]} == {(5, 5, 15, 15)}
+    assert second["annotations"] == []
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ("coco/sam_detr_pp_r50_smca_dn_12ep", "num_classes"),
+        ("coco/faster_rcnn_r50_fpn_12ep", "roi_heads.num_classes"),
+        ("lvis/sam_detr_r50_smca_12ep", "num_classes"),
+        ("voc/sam_detr_pp_r50_smca_50ep", "num_classes"),
+    ],
+)
+def test_own_data_starts_from_any_config(tmp_path, config, key):
+    train, val = write(tmp_path / "train"), write_voc(tmp_path / "val")
+    cfg = config_of(*options(train, val), config=ROOT / f"configs/{config}.py")
+    found = cfg.model
+    for name in key.split("."):
+        found = found[name]
+    assert found == 3
+    assert cfg.dataloader.train.dataset.num_classes == cfg.dataloader.test.dataset.num_classes == 3
+    assert cfg.dataloader.train.dataset.filter_empty == ("rcnn" in config)
+    assert "DetectionEvaluator" in str(cfg.dataloader.evaluator._target_)
+    assert cfg.dataloader.evaluator.dataset_name == "own_val"
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "py"])
+def test_a_file_says_the_same_as_the_options_from_its_own_folder(tmp_path, suffix):
+    train, val = write(tmp_path / "train"), write_voc(tmp_path / "val", split="2012")
+    entries = {
+        "train": {"images": "train/images", "json": "train/boxes.json"},
+        "val": {"voc": "val", "split": "2012"},
+    }
+    file = tmp_path / f"data.{suffix}"
+    lines = (f"{x} = {y!r}\n" if suffix == "py" else f"{x}: {y}\n" for x, y in entries.items())
+    file.write_text("".join(lines))
+
+    cfg = config_of("--data", str(file))
+
+    expected = config_of(*options(train, val))
+    for part in ("train", "test"):
+        assert cfg.dataloader[part].dataset == expected.dataloader[part].dataset
+
+
+def test_overrides_have_the_last_word(tmp_path):
+    source = write(tmp_path)
+    cfg = config_of(*options(source, source), "dataloader.train.dataset.filter_empty=True")
+    assert cfg.dataloader.train.dataset.filter_empty is True
+
+
+def test_a_set_to_evaluate_on_must_have_the_classes_of_the_run(tmp_path):
+    source = write(tmp_path / "train")
+    LazyConfig.save(config_of(*options(source, source)), str(tmp_path / "config.yaml"))
+    other = write(tmp_path / "other", names=("newt", "dog", "cat"))
+    message = "boxes.json: categories are 'dog', 'cat', 'newt' .* trained on, 'cat', 'dog', 'newt'"
+    with pytest.raises(DataError, match=message):
+        config_of(*options(val=other), config=tmp_path / "config.yaml")
+    fewer = write_voc(tmp_path / "fewer", objects=("newt",))
+    cfg = config_of(*options(val=fewer), config=tmp_path / "config.yaml")
+    assert cfg.dataloader.test.dataset.classes == CLASSES
+
+
+def test_annotations_that_changed_after_the_config_are_an_error(tmp_path):
+    source = write(tmp_path)
+    cfg = config_of(*options(source, source))
+    write(tmp_path, names=("newt", "cat", "fox"))
+    with pytest.raises(DataError, match="'own_val' has the classes 'cat', 'fox'.*others than when"):
+        instantiate(cfg.dataloader.test.dataset)
+
+
+def test_a_name_that_is_taken_is_refused_and_an_own_one_is_replaced(tmp_path):
+    first, second = write(tmp_path / "first"), write(tmp_path / "second", names=("x", "y", "z"))
+    with pytest.raises(DataError, match="names='mini_val' is a data set of someone else"):
+        load_own_dataset("mini_val", first, CLASSES)
+    load_own_dataset("own_val", first, CLASSES)
+    load_own_dataset("own_val", second, ["y", "z", "x"])
+    assert MetadataCatalog.get("own_val").json_file == second.json_file
+
+
+IMAGE = {"id": 0, "file_name": "0.png", "width": 40, "height": 30}
+BOX = {"id": 1, "image_id": 0, "category_id": 3, "bbox": GOOD}
+CAT = {"id": 3, "name": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": None}, "boxes.json has no list 'images', expected COCO's format"),
+        ({"categories": []}, r"boxes.json: categories are \[\], expected distinct names"),
+        ({"categories": [CAT, {**CAT, "id": 4}]}, r"categories are \['cat', 'cat'\]"),
+        ({"categories": [CAT, CAT]}, r"categories\[1\] has id=3, not an id that no other has"),
+        ({"categories": [{"id": 3}]}, r"categories\[0\] has name=None, not text"),
+        ({"images": [IMAGE, 7]}, r"boxes.json: images\[1\] has id=None, not an integer"),
+        ({"images": [{**IMAGE, "width": "40"}]}, r"images\[0\] has width='40', not a whole number"),
+        (
+            {"images": [{**IMAGE, "file_name": "9.png"}]},
+            r"images\[0\] has file_name=.*images/9.png",
+        ),
+        ({"annotations": [{"id": 1}]}, r"annotations\[0\] has image_id=None, not an integer"),
+        ({"annotations": [{**BOX, "image_id": 9}]}, "image_id=9, not the id of one of the im"),
+        ({"annotations": [{**BOX, "category_id": 9}]}, "category_id=9, not the id of one of the c"),
+        ({"annotations": [{**BOX, "bbox": [1, 2, 3]}]}, r"bbox=\[1, 2, 3\], not four numbers"),
+    ],
+)
+def test_a_wrong_entry_of_a_coco_file_is_named(tmp_path, changes, message):
+    source = write(tmp_path, **changes)
+    with pytest.raises(DataError, match=message):
+        source.check()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("Annotations/one.xml", "<object>", "<object", "one.xml is not an XML file: .* line 1"),
+        (
+            "Annotations/one.xml",
+            "<width>40</width>",
+            "",
+            "one.xml: the .* size/width=None, not a whole",
+        ),
+        ("Annotations/one.xml", "<xmin>6", "<xmin>a", r"object\[0\] has bndbox/xmin='a', not a nu"),
+        ("Annotations/one.xml", "<name>cat</name>", "", r"one.xml: object\[1\] has name=''"),
+        ("Annotations/one.xml", ">cat<", ">fox<", r"object\[1\] has name='fox', not one of 'cat'"),
+        ("ImageSets/Main/trainval.txt", "two", "six", "six.jpg is not a file, and .*trainval.txt"),
+        (
+            "ImageSets/Main/trainval.txt",
+            "two",
+            "two 1",
+            "trainval.txt must name two images",
+        ),
+        ("ImageSets/Main/trainval.txt", "two", "", "trainval.txt must name two images"),
+    ],
+)
+def test_a_wrong_entry_of_a_voc_folder_is_named(tmp_path, file, old, new, message):
+    source = write_voc(tmp_path)
+    text = (tmp_path / file).read_text()
+    (tmp_path / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=message):
+        source.check(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train-json", "a.json", "--val-json", "b.json"], "has {'json': 'a.json'}, expected"),
+        (["--train-json", "a.json", "--train-images", "."], "none to evaluate on: --val-json FILE"),
+        (["--data", "nowhere.yaml"], "--data 'nowhere.yaml' is not a .py or .yaml file"),
+        (["--data", "data.yaml", "--val-voc", ".", "test"], "exclude"),
+        (["--data", "data.yaml"], r"data.yaml: val has {'json': 3}, expected json and images"),
+        (["--data", "broken.yaml"], "broken.yaml: .*line 1"),
+        (["--data", "list.yaml"], "list.yaml: expected `train` and `val`, or `val` alone"),
+        (["--data", "text.yaml"], "text.yaml: val is 'x', expected json and images"),
+        (["--data", "latin.yaml"], "latin.yaml: .*can't decode byte 0xfc"),
+        (["--data", "deep.yaml"], "deep.yaml: .*recursion"),
+        (["--data", "date.yaml"], "date.yaml: month must be in 1..12"),
+        (["--data", "bomb.yaml"], r"bomb.yaml: val has {'json': \[\['x'\], .*\.\.\."),
+    ],
+)
+def test_options_that_cannot_work_are_named(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("data.yaml").write_text("val: {json: 3}")
+    Path("broken.yaml").write_text("val: {json: [}")
+    Path("list.yaml").write_text("[1, 2]")
+    Path("text.yaml").write_text("val: x")
+    Path("latin.yaml").write_bytes(b"val: \xfc")
+    Path("deep.yaml").write_text("val: " + "[" * 10_000)
+    Path("date.yaml").write_text("val: 2026-13-45")
+    levels = "".join(f", &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(30))
+    Path("bomb.yaml").write_text(f"val: {{json: [&a0 [x]{levels}]}}")
+    with pytest.raises(ConfigError, match=message):
+        config_of(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-file", "nowhere.py"], "--config-file 'nowhere.py' is not a file"),
+        (["--config-file", "broken.yaml"], "--config-file broken.yaml cannot be read: "),
+        (["--config-file", MINI, "train.max_itr=3"], "override 'train.max_itr': the config has no"),
+        (["--config-file", MINI, "train.max_iter="], "override train.max_iter=''"),
+        (["--config-file", MINI, "--val-json", "broken.yaml"], "own data by --val-... has"),
+        (
+            ["--config-file", MINI, "--val-json", "broken.yaml", "--val-images", "."],
+            "{folder}/broken.yaml is not a JSON file: ",
+        ),
+        (["--config-file", MINI, "train.output_dir=broken.yaml"], "train.output_dir=broken.yaml c"),
+        (["--config-file", MINI, "model.decoder.levels=[3]"], "the model cannot be built: decoder"),
+        (
+            ["--config-file", MINI, "--eval-only", "train.init_checkpoint=''"],
+            "--eval-only needs a trained model: ",
+        ),
+        (
+            ["--config-file", MINI, "dataloader.test.dataset.names=coco_2017_vall"],
+            "data set 'coco_2017_vall' is not registered (similar names: ['coco_2017_val'",
+        ),
+        (
+            ["--config-file", MINI, "train.init_checkpoint=broken.yaml"],
+            "broken.yaml cannot be read as a checkpoint",
+        ),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.yaml").write_text("a: [}")
+
+    assert train_net(*arguments) == 2
+
+    output = capsys.readouterr().err
+    line = output.strip().splitlines()[-1]  # torch warns before it on a machine with half a CUDA
+    assert "Traceback" not in output
+    assert line.startswith("train_net.py: " + message.replace("{folder}", str(tmp_path)))

@@ -1,0 +1,132 @@
+"""The same seed gives the same run, whatever reads the images and however often it is asked."""
+
+import logging
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from interruption import assert_same_run, finish, mini, resumed, start, toy
+from samdetr.engine import load_config, train
+from samdetr.randomness import seed_all, seeded, use_deterministic_algorithms
+
+pytestmark = pytest.mark.slow
+
+DETERMINISTIC = "train.deterministic=true"
+
+
+def draw():
+    return random.random(), np.random.uniform(), torch.rand(()).item()
+
+
+@pytest.fixture
+def torchs_own_algorithms():
+    """Puts back what a test sets."""
+    benchmark = torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = benchmark
+
+
+@pytest.fixture(scope="module")
+def deterministic(tmp_path_factory):
+    """The output folder of a deterministic training of a small model."""
+    folder = tmp_path_factory.mktemp("deterministic")
+    assert finish(resumed(mini(folder, DETERMINISTIC))) == [0]
+    return folder
+
+
+def test_a_deterministic_training_gives_the_same_weights_twice(tmp_path, deterministic):
+    assert finish(resumed(mini(tmp_path, DETERMINISTIC))) == [0]
+    assert_same_run(tmp_path, deterministic)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_weights_do_not_depend_on_the_number_of_workers(tmp_path, deterministic, workers):
+    cfg = mini(tmp_path, DETERMINISTIC)
+    cfg.dataloader.train.num_workers = workers
+    assert finish(resumed(cfg)) == [0]
+    assert_same_run(tmp_path, deterministic)
+
+
+def test_another_seed_gives_other_weights(tmp_path):
+    for seed in (1, 2):
+        assert finish(resumed(toy(tmp_path / str(seed), f"train.seed={seed}"))) == [0]
+    first, second = (torch.load(tmp_path / x / "model_final.pth")["model"] for x in "12")
+    assert not torch.equal(first["head.weight"], second["head.weight"])
+
+
+def test_a_drawn_seed_is_logged_kept_and_makes_the_run_again(tmp_path):
+    drawn, cfg = tmp_path / "drawn", toy(tmp_path / "drawn", "train.seed=-1", "train.max_iter=6")
+    assert finish(resumed(cfg)) == [0]
+    seed = torch.load(drawn / "model_final.pth")["trainer"]["hooks"]["Seed"]["seed"]
+    assert seed >= 0
+    # Another is drawn, and gives way to that of the checkpoint.
+    assert finish(resumed(toy(drawn, "train.seed=-1"))) == [0]
+    again = toy(tmp_path / "again", f"train.seed={seed}", "train.max_iter=6")
+    assert finish(resumed(again)) == [0]
+    assert finish(resumed(toy(tmp_path / "again", f"train.seed={seed}"))) == [0]
+    ours, theirs = (torch.load(x / "model_final.pth")["model"] for x in (drawn, tmp_path / "again"))
+    assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def logged(cfg, file):
+    handler = logging.FileHandler(file)
+    logging.getLogger("samdetr").addHandler(handler)
+    logging.getLogger("samdetr").setLevel("INFO")
+    train(cfg)
+
+
+def test_the_seed_is_logged(tmp_path):
+    cfg = toy(tmp_path, "train.seed=123", "train.max_iter=1")
+    assert finish(start(logged, cfg, tmp_path / "log")) == [0]
+    assert "train.seed=123" in (tmp_path / "log").read_text()
+
+
+def test_numbers_are_a_function_of_seed_and_place():
+    found = {}
+    for seed in (0, 1, 2**31):
+        for place in ((), (0,), (1,), (0, 0), (0, 1), (1, 0), (10**9,)):
+            seed_all(seed, *place)
+            found[seed, place] = draw()
+    assert len(set(found.values())) == len(found)
+    for (seed, place), expected in found.items():
+        with seeded(seed, *place):
+            assert draw() == expected
+
+
+def test_what_was_seeded_for_a_while_is_put_back():
+    seed_all(3)
+    expected = [draw() for _ in range(2)]
+    seed_all(3)
+    first = draw()
+    with pytest.raises(KeyError), seeded(4):
+        draw()
+        raise KeyError
+    assert [first, draw()] == expected
+
+
+def test_torch_is_asked_for_deterministic_algorithms(monkeypatch, torchs_own_algorithms):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.backends.cudnn.benchmark = True
+    use_deterministic_algorithms()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_a_config_from_before_the_key_trains(tmp_path):
+    cfg = toy(tmp_path, "train.max_iter=1")
+    del cfg.train["deterministic"]
+    train(cfg)
+    assert Path(tmp_path, "model_final.pth").is_file()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_configs_have_the_key():
+    config = Path(__file__).parents[2] / "configs/coco/sam_detr_r50_12ep.py"
+    train_keys = load_config(str(config)).train
+    assert train_keys.deterministic is False and train_keys.seed == -1

@@ -1,0 +1,147 @@
+"""Config files and overrides: what works is applied, what cannot work is named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from omegaconf import OmegaConf
+
+from samdetr.engine import BackboneFactor, ConfigError, build_optimizer, load_config
+from toy import ToyModel
+
+TOY = str(Path(__file__).parents[1].joinpath("toy_config.py"))
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("train.max_iter=7", "train.max_iter", 7),
+        ("train.max_iter=1e3", "train.max_iter", 1000),
+        ("optimizer.lr=1", "optimizer.lr", 1),
+        ("train.clip_grad.max_norm=inf", "train.clip_grad.max_norm", float("inf")),
+        ("train.init_checkpoint=''", "train.init_checkpoint", ""),
+        ("train.checkpointer.max_to_keep=null", "train.checkpointer.max_to_keep", None),
+        ("dataloader.evaluator.aps=[1.0,2.0]", "dataloader.evaluator.aps", [1.0, 2.0]),
+        ("dataloader.evaluator.aps.0=3.0", "dataloader.evaluator.aps", [3.0]),
+        ("train.amp={enabled: true}", "train.amp", {"enabled": True, "dtype": "bfloat16"}),
+        ("model.poison=3", "model.poison", 3),  # an argument of the model, not in the config
+        ("+train.extra=1", "train.extra", 1),
+    ],
+)
+def test_an_override_sets_its_key(override, key, value):
+    assert OmegaConf.select(load_config(TOY, [override]), key) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("train.max_itr=7", "train.max_iter"),
+        ("train.clip_gard.max_norm=1.0", "train.clip_grad.max_norm"),
+        ("train.amp={enabld: true}", "train.amp.enabled"),
+        ("modle.num_classes=7", "model.num_classes"),
+        ("model.posion=7", "model.poison"),
+        ("optimizer.params.lr_factor_func.facto=0.5", "optimizer.params.lr_factor_func.factor"),
+    ],
+)
+def test_an_unknown_key_is_an_error_that_names_the_nearest(override, nearest):
+    with pytest.raises(ConfigError, match=f"nearest is '{nearest}'"):
+        load_config(TOY, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("train.max_iter=1oo", "an integer"),
+        ("train.max_iter=1.5", "an integer"),
+        ("train.max_iter=true", "an integer"),
+        ("train.amp.enabled=yes", "true or false"),
+        ("optimizer.lr=fast", "a number"),
+        ("train.output_dir=2024", "text"),
+        ("train.amp={enabled: 1}", "true or false"),
+        ("train.amp=true", "a group of keys"),
+        ("dataloader.evaluator.aps=3", "a list"),
+        ("train.max_iter", "key=value"),
+        (f"train.max_iter={'9' * 5000}", "key=value"),
+        ("~train.max_iter", "key=value"),
+        ("train.max_iter=1,2", "key=value"),
+        ("--resume", "before the overrides"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_an_error_that_says_what_would(override, wanted):
+    with pytest.raises(ConfigError, match=wanted):
+        load_config(TOY, [override])
+
+
+def test_an_unknown_argument_passes_where_the_call_takes_any_and_none_is_close(tmp_path):
+    cfg = LazyConfig.load(TOY)
+    cfg.model = {"_target_": "test_engine_config.takes_any", "depth": 3}
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+
+    file = str(tmp_path / "config.yaml")
+    assert load_config(file, ["model.width=2"], trusted=True).model.width == 2
+    with pytest.raises(ConfigError, match="nearest is 'model.depth'"):
+        load_config(file, ["model.dept=2"], trusted=True)
+
+
+def takes_any(depth, **others):
+    return depth, others
+
+
+def test_a_missing_file_and_a_missing_part_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"'nowhere\.py' is not a file"):
+        load_config("nowhere.py")
+    config = tmp_path / "config.py"
+    config.write_text("train = dict(max_iter=3)\nmodel = dict()\n")
+    with pytest.raises(ConfigError, match=r"config\.py lacks dataloader\.train.* lr_multiplier"):
+        load_config(str(config))
+    text = tmp_path / "config.txt"
+    text.write_text("")
+    with pytest.raises(ConfigError, match=r"must be a \.py or \.yaml file"):
+        load_config(str(text))
+
+
+def test_a_saved_config_loads_again_and_makes_the_same_things(tmp_path):
+    cfg = load_config(TOY, ["model.dim=5"])
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+
+    again = load_config(str(tmp_path / "config.yaml"), ["model.num_classes=3"], trusted=True)
+
+    model = instantiate(again.model)
+    assert model.head.weight.shape == (3, 5)
+    optimizer = build_optimizer(again.optimizer, model)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.001, 0.01]
+    assert instantiate(again.lr_multiplier)(0.9) == pytest.approx(0.1)
+
+
+def test_the_optimiser_slows_the_backbone_and_decays_every_parameter():
+    cfg, model = load_config(TOY), ToyModel()
+
+    optimizer = build_optimizer(cfg.optimizer, model)
+
+    settings = {
+        parameter: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        lr = 0.001 if name.startswith("backbone.") else 0.01
+        assert settings.pop(parameter) == pytest.approx((lr, 1e-4))
+    assert not settings
+    LazyConfig.save(cfg, "/dev/null")  # the model is not left in the config
+    assert "model" not in cfg.optimizer.params
+
+
+def test_a_negative_factor_is_refused():
+    with pytest.raises(ValueError, match="factor is -1"):
+        BackboneFactor(-1)
+
+
+@pytest.mark.parametrize(("name", "milestone"), [("12ep", 10 / 12), ("50ep", 40 / 50)])
+def test_the_schedule_is_a_step_without_warm_up(name, milestone):
+    config = Path(__file__).parents[2] / "configs/common/optim.py"
+    multiplier = instantiate(LazyConfig.load(str(config), f"lr_multiplier_{name}"))
+    max_iter = 1000
+    factors = torch.tensor([multiplier(i / max_iter) for i in range(max_iter)])
+    before = torch.arange(max_iter) < milestone * max_iter
+    torch.testing.assert_close(factors, torch.where(before, 1.0, 0.1))

@@ -1,0 +1,81 @@
+"""Where processes stand, and what cannot be started."""
+
+import argparse
+
+import pytest
+import torch
+
+from samdetr.engine import ConfigError, start
+from samdetr.engine.launch import Place, place_in, wrap
+
+SLURM = {
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_NNODES": "2",
+    "MASTER_ADDR": "first",
+    "MASTER_PORT": "29500",
+}
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+
+
+def arguments(num_gpus=1, num_machines=1):
+    return argparse.Namespace(
+        num_gpus=num_gpus, num_machines=num_machines, machine_rank=0, dist_url="auto"
+    )
+
+
+@pytest.mark.parametrize("environment", [TORCHRUN, SLURM])
+def test_the_place_of_a_process_is_read_from_what_started_it(environment):
+    assert place_in(environment) == Place(rank=5, world_size=8, local_rank=1, local_size=4)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"RANK": "1"},
+        {**SLURM, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"},
+        {name: value for name, value in SLURM.items() if name != "MASTER_ADDR"},
+    ],
+)
+def test_a_process_started_by_hand_has_no_place(environment):
+    assert place_in(environment) is None
+
+
+def test_ranks_that_alternate_between_machines_are_refused():
+    with pytest.raises(ConfigError, match="srun --distribution=block"):
+        place_in({**SLURM, "SLURM_PROCID": "3"})  # the second of its machine
+
+
+@pytest.mark.parametrize("num_gpus", [0, 1])
+def test_one_process_is_this_one(num_gpus, monkeypatch):
+    for name in (*TORCHRUN, *SLURM):
+        monkeypatch.delenv(name, raising=False)
+    seen = []
+    start(seen.append, arguments(num_gpus=num_gpus))
+    assert [args.num_gpus for args in seen] == [num_gpus]
+
+
+def test_torchrun_and_num_gpus_together_are_refused(monkeypatch):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="leave out --num-gpus"):
+        start(print, arguments(num_gpus=2))
+
+
+def test_more_gpus_than_there_are_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="--num-gpus 4, but this machine has 2"):
+        start(print, arguments(num_gpus=4))
+
+
+def test_several_machines_need_a_meeting_point():
+    with pytest.raises(ConfigError, match="needs --dist-url tcp://HOST:PORT"):
+        start(print, arguments(num_machines=2))
+
+
+def test_a_model_in_one_process_is_not_wrapped():
+    model = torch.nn.Linear(1, 1)
+    assert wrap(model, broadcast_buffers=False) is model

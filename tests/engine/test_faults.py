@@ -1,0 +1,297 @@
+"""What happens to a run in one process when something around it breaks: it says so, and goes on."""
+
+import errno
+import json
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+from multiprocessing.util import Finalize
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import Boxes, Instances
+from test_engine_training import TOY
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from conftest import make_batch
+from interruption import assert_same_run, at_iteration, commanded, finish, resumed, toy
+from samdetr.data import DataError
+from samdetr.engine import TrainingError, evaluate, load_config, train
+from samdetr.engine.faults import description, reason_of
+from samdetr.evaluation import DetectionEvaluator, FasterDetectionEvaluator
+from toy import ToyModel
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The output folder of a toy run in which nothing breaks."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert finish(resumed(toy(folder))) == [0]
+    return folder
+
+
+def last_line(file):
+    return file.read_text().splitlines()[-1]
+
+
+def kill_workers():
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("iteration", "workers"), [(1, 1), (4, 2), (8, 1)])
+def test_a_killed_worker_ends_the_run_with_a_sentence(whole, tmp_path, iteration, workers):
+    output, folder = tmp_path / "output", tmp_path / "run"
+    folder.mkdir()
+    settings = [folder, f"dataloader.train.num_workers={workers}"]
+    process = commanded(output, *settings, fault=lambda: at_iteration(iteration, kill_workers))
+    assert finish(process) == [1]
+    said = last_line(output)
+    # What torch says depends on whether a batch was on its way.
+    assert said.startswith("train_net.py: a worker that reads images has died: ")
+    assert "set dataloader.train.num_workers and dataloader.test.num_workers lower" in said
+    last = folder / f"model_{iteration // 3 * 3 - 1:07}.pth"
+    assert (f"the last good checkpoint is {last}, from" if iteration > 2 else "no check") in said
+
+    assert finish(commanded(output, *settings)) == [0]
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "(pid 7) is"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "(pid(s) 7) exited"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "Connection reset"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "No such file"),
+        (EOFError(), "no batch"),
+    ],
+)
+def test_a_worker_may_die_before_or_while_its_batch_is_fetched(error, words):
+    reason = reason_of(error, "run")
+    assert reason.startswith("a worker that reads images has died: ") and words in reason
+
+
+def limit_files(size):
+    """Let no file of this process grow over a number of bytes, until it ends."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    unlimited = resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    Finalize(None, resource.setrlimit, unlimited, exitpriority=0)  # then coverage is written
+
+
+@pytest.mark.parametrize(("iteration", "last"), [(1, ""), (5, "model_0000002.pth")])
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path, iteration, last):
+    folder, wide = tmp_path / "run", "model.dim=2000"  # checkpoints larger than the output
+    folder.mkdir()
+    limit = lambda: at_iteration(iteration, lambda: limit_files(100_000))  # noqa: E731
+    assert finish(commanded(tmp_path / "output", folder, wide, fault=limit)) == [1]
+    failed = folder / f"model_{iteration // 3 * 3 + 2:07}.pth"
+    left = f"the last good checkpoint is {folder / last}" if last else "there is no checkpoint yet"
+    assert last_line(tmp_path / "output").startswith(
+        f"train_net.py: {failed} cannot be written: File too large; {left}"
+    )
+    assert not failed.exists() and not list(folder.glob("*.partial"))
+
+    assert finish(commanded(tmp_path / "output", folder, wide)) == [0]
+    assert finish(resumed(toy(tmp_path / "whole", wide))) == [0]
+    assert_same_run(folder, tmp_path / "whole")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small file system of its own, and a function that sets its size in KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
+    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a file system")
+
+    def resize(size):
+        subprocess.run(["mount", "-o", f"remount,size={size}k", str(folder)], check=True)
+
+    yield folder, resize
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+# From one that has no room for the config to one in which the best model does not fit any more.
+@pytest.mark.parametrize("size", range(4, 112, 16))
+def test_a_full_disk_loses_nothing_that_was_saved(whole, disk, tmp_path, size):
+    (folder, resize), output = disk, tmp_path / "output"
+    resize(size)
+    (code,) = finish(commanded(output, folder))
+    assert code in (1, 2) and "No space left on device" in last_line(output)
+    assert last_line(output).startswith("train_net.py: ")
+    assert not list(folder.glob("*.partial"))
+
+    resize(10_000)
+    assert finish(commanded(output, folder)) == [0]
+    assert_same_run(folder, whole)
+
+
+class Greedy(ToyModel):
+    """Wants more memory than there is in a training step or, with `evaluated`, in evaluation."""
+
+    def __init__(self, bytes_wanted=2**55, evaluated=False, **options):
+        super().__init__(**options)
+        self.bytes_wanted = bytes_wanted
+        self.evaluated = evaluated
+
+    def forward(self, batched_inputs):
+        if self.calls == 5 or self.evaluated and not self.training:
+            if not self.bytes_wanted:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
+            torch.empty(self.bytes_wanted, dtype=torch.uint8)
+        return super().forward(batched_inputs)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (2**55, r"DefaultCPUAllocator: can't allocate memory: you tried to allocate 3602879"),
+        (0, r"CUDA out of memory\. Tried to allocate 20 MiB\."),
+    ],
+)
+def test_a_batch_that_does_not_fit_into_memory_is_described(tmp_path, wanted, reason):
+    words = (
+        r"^out of memory at iteration=5 with 4 images of 4x4, 4x4, 4x4, 4x4 \(height x width\), "
+        rf"padded to 4x4, which have no objects \({reason}.*\)\. Less is needed by a smaller "
+        r"dataloader\.train\.total_batch_size, .*amp.* and by .*RecomputedDecoderLayer; the last "
+        rf"good checkpoint is {tmp_path}/model_0000003\.pth"
+    )
+    cfg = load_config(TOY, [f"train.output_dir={tmp_path}"])
+    cfg.model = L(Greedy)(bytes_wanted=wanted)
+    with pytest.raises(TrainingError, match=words):
+        train(cfg)
+
+
+def test_the_images_and_objects_of_a_batch_are_told():
+    assert description(make_batch([(48, 64), (40, 90)], [3, 0])) == (
+        "2 images of 48x64, 40x90 (height x width), padded to 48x90, which have 3+0 objects"
+    )
+
+
+def test_an_evaluation_that_does_not_fit_into_memory_is_a_sentence(tmp_path):
+    cfg = load_config(TOY, [f"train.output_dir={tmp_path}"])
+    cfg.model = L(Greedy)(evaluated=True)
+    torch.save({"model": ToyModel().state_dict()}, tmp_path / "model.pth")
+    cfg.train.init_checkpoint = str(tmp_path / "model.pth")
+    with pytest.raises(TrainingError, match="^out of memory: .*DefaultCPUAllocator") as error:
+        evaluate(cfg)
+    assert "--resume" not in str(error.value)
+
+
+def test_what_is_not_known_keeps_its_own_error(tmp_path):
+    assert reason_of(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "") == ""
+    assert reason_of(FileNotFoundError(2, "No such file", "image.jpg"), "") == ""
+    cfg = load_config(TOY, [f"train.output_dir={tmp_path}", "dataloader.evaluator.aps=[]"])
+    with pytest.raises(IndexError):
+        train(cfg)
+
+
+def failing_writer(*args, **options):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("method", ["__init__", "add_scalar", "close"])
+def test_without_tensorboard_the_run_goes_on(whole, tmp_path, monkeypatch, caplog, method):
+    monkeypatch.setattr(SummaryWriter, method, failing_writer)
+    with caplog.at_level("WARNING", logger="samdetr"):
+        train(toy(tmp_path))
+    assert_same_run(tmp_path, whole)
+    assert caplog.text.count("TensorboardXWriter has failed") == 1
+    assert "No space left on device) and is left out from now on: metrics.json" in caplog.text
+
+
+def test_tensorboard_need_not_be_installed(whole, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with caplog.at_level("WARNING", logger="samdetr"):
+        train(toy(tmp_path))
+    assert_same_run(tmp_path, whole)
+    assert caplog.text.count("TensorboardXWriter has failed") == 1
+
+
+@pytest.mark.parametrize(
+    ("aps", "best"),
+    [
+        ([".nan", "3.0", ".nan", "2.0"], 3.0),
+        (["3.0", ".nan", ".nan", "5.0"], 5.0),
+        ([".inf", "3.0", "2.0", "1.0"], 3.0),
+        (["3.0", ".inf", "2.0", "1.0"], 3.0),
+        ([".nan"], None),
+    ],
+)
+def test_an_ap_that_is_not_finite_is_never_the_best(tmp_path, aps, best):
+    settings = ["train.eval_period=3", f"train.output_dir={tmp_path}"]
+    cfg = load_config(TOY, settings)
+    cfg.dataloader.evaluator.aps = [float(x.removeprefix(".")) for x in aps]
+    results = train(cfg)
+    assert str(results["bbox"]["AP"]) == str(cfg.dataloader.evaluator.aps[-1])
+    file = tmp_path / "model_best.json"
+    assert file.exists() == (tmp_path / "model_best.pth").exists() == (best is not None)
+    if best:
+        found = json.loads(file.read_text())
+        assert found["bbox/AP"] == best
+        assert torch.load(tmp_path / "model_best.pth")["iteration"] == found["iteration"]
+
+
+def test_a_metric_that_is_not_measured_is_said_and_the_run_ends_well(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        train(load_config(TOY, [f"train.output_dir={tmp_path}", "train.best_metric=bbox/AP51"]))
+    assert "Given val metric bbox/AP51 does not seem to be computed" in caplog.text
+    assert (tmp_path / "model_final.pth").is_file()
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_a_test_set_without_images_is_refused_before_the_training(tmp_path):
+    cfg = load_config(TOY, [f"train.output_dir={tmp_path}"])
+    cfg.dataloader.test = L(DataLoader)(dataset=[])
+    with pytest.raises(DataError, match="dataloader.test has no images"):
+        train(cfg)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.fixture(params=[DetectionEvaluator, FasterDetectionEvaluator])
+def evaluator(request, tmp_path):
+    """Makes an evaluator of a set of two images with some boxes."""
+    names = []
+
+    def make(annotations):
+        images = [{"id": i, "file_name": f"{i}.jpg", "height": 40, "width": 40} for i in (1, 2)]
+        boxes = [
+            {"id": i, "image_id": 1, "category_id": 1, "bbox": [4, 4, 9, 9]}
+            for i in range(1, annotations + 1)
+        ]
+        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
+        file = tmp_path / "set.json"
+        file.write_text(json.dumps(content))
+        names.append(f"faults_{tmp_path.name}_{len(names)}")
+        register_coco_instances(names[-1], {}, str(file), str(tmp_path))
+        return request.param(names[-1], str(tmp_path), tasks=["bbox"])
+
+    yield make
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("annotations", [0, 1])
+@pytest.mark.parametrize("detections", [0, 2])
+def test_without_detections_or_ground_truth_the_ap_is_nan_or_0(evaluator, annotations, detections):
+    measure = evaluator(annotations)
+    measure.reset()
+    for image in (1, 2):
+        found = Instances((40, 40))
+        found.pred_boxes = Boxes(torch.tensor([[20.0, 20, 30, 30]] * detections).reshape(-1, 4))
+        found.scores = torch.ones(detections)
+        found.pred_classes = torch.zeros(detections, dtype=torch.int64)
+        measure.process([{"image_id": image}], [{"instances": found}])
+    ap = measure.evaluate()["bbox"]["AP"]
+    assert ap == 0 if annotations and detections else math.isnan(ap)

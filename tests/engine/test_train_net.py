@@ -1,0 +1,191 @@
+"""train_net.py from the command line, on the small data set, in one process and in several."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.utils.env import seed_all_rng
+
+from command_line import run_script
+from interruption import finish, start
+from samdetr.engine import build_model, evaluate, load_config, train
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+MINI = ROOT / "configs/mini/sam_detr_smca.py"
+TOY = ROOT / "tests/toy_config.py"
+SMALL = [
+    "model._target_=toy.Recorder",
+    "model.decoder.levels=[0]",
+    "model.num_queries=10",
+    "model.detections_per_image=10",
+    "dataloader.test.dataset._target_=toy.few",
+    "dataloader.train.mapper.augmentations=[]",
+    "dataloader.train.total_batch_size=4",
+    "dataloader.train.num_workers=0",
+    "train.device=cpu",
+    "train.seed=0",
+    "train.log_period=1",
+    "train.eval_period=0",
+]
+
+
+def environment(**variables):
+    started = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    path = os.pathsep.join(filter(None, sys.path))
+    return {**started, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
+
+
+def popen(arguments, folder, **variables):
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,  # any folder will do
+        env=environment(CUDA_VISIBLE_DEVICES="", **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def train_net(arguments, folder, **variables):
+    process = popen([ROOT / "train_net.py", *arguments], folder, **variables)
+    output, _ = process.communicate()
+    return process.returncode, output
+
+
+def rows(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def in_process(config, folder, *overrides, resume=False):
+    """What train_net.py does in one process, in this one; `folder` must be the working folder."""
+    folder.mkdir(exist_ok=True)
+    seed_all_rng(0)
+    return train(load_config(str(config), [f"train.output_dir={folder}", *overrides]), resume)
+
+
+def test_two_processes_on_a_cpu_train_like_one_and_evaluate(tmp_path, monkeypatch):
+    one, two = tmp_path / "one", tmp_path / "two"
+    # The first process saves while both have losses that are not read yet.
+    settings = [*SMALL, "train.max_iter=5", "train.log_period=3", "train.checkpointer.period=2"]
+    command = ["--config-file", MINI, "--num-gpus", "2", f"train.output_dir={two}", *settings]
+    code, output = train_net(command, two)
+    assert code == 0, output
+    monkeypatch.chdir(tmp_path)
+    ap = in_process(MINI, one, *settings)["bbox"]["AP"]
+
+    files = (tmp_path / "losses.0", two / "losses.0", two / "losses.1")
+    expected, *halves = map(rows, files)
+    assert len(expected) == 5
+    for step, first, second in zip(expected, *halves):
+        means = {name: (first[name] + second[name]) / 2 for name in first}
+        assert means == pytest.approx(step, abs=1e-4, rel=0)
+    assert rows(two / "metrics.json")[-1]["bbox/AP"] == pytest.approx(ap, abs=0.1)
+    assert "eta: 0:00:0" in output and "|  AP   |  AP50  |" in output
+
+
+def test_a_killed_run_goes_on_at_its_last_checkpoint(tmp_path, monkeypatch):
+    settings = [*SMALL, "train.max_iter=8", "train.checkpointer.period=2"]
+    command = ["--config-file", MINI, f"train.output_dir={tmp_path}", *settings]
+    monkeypatch.chdir(tmp_path)
+    killed = start(run_script, "train_net.py", *command, "model.killed_at=5")
+    assert finish(killed) == [-signal.SIGKILL]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+    in_process(MINI, tmp_path, *settings, resume=True)
+
+    cfg = load_config(str(tmp_path / "config.yaml"), trusted=True)
+    factor = instantiate(cfg.lr_multiplier)
+    metrics = [row for row in rows(tmp_path / "metrics.json") if "total_loss" in row]
+    assert [row["iteration"] for row in metrics] == list(range(8))
+    assert [row["lr"] for row in metrics] == pytest.approx(
+        [cfg.optimizer.lr * factor(i / 8) for i in range(8)]
+    )
+    optimizer = torch.load(tmp_path / "model_final.pth")["trainer"]["optimizer"]
+    assert {float(state["step"]) for state in optimizer["state"].values()} == {8.0}
+
+
+def test_shipped_checkpoint_has_the_figures_of_the_readme(tmp_path):
+    readme = (ROOT / "README.md").read_text().replace("\n", " ")
+    stated = re.search(r"AP on `mini_val` is ([\d.]+), AP50 ([\d.]+), AP75 ([\d.]+),", readme)
+    (weights,) = re.findall(r"train.init_checkpoint=(\S+weights\S+)", readme)
+
+    cfg = load_config(str(MINI), [f"train.output_dir={tmp_path}", "train.device=cpu"])
+    cfg.train.init_checkpoint = str(ROOT / weights)
+    found = evaluate(cfg)["bbox"]
+
+    figures = [found[name] for name in ("AP", "AP50", "AP75")]
+    assert figures == pytest.approx([float(x) for x in stated.groups()], abs=0.1)
+    assert (ROOT / weights).stat().st_size <= 4_000_000
+
+
+def test_eval_only_prints_the_figures_of_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = load_config(str(MINI), [*SMALL, "train.init_checkpoint=model.pth"])
+    torch.save({"model": build_model(cfg).state_dict()}, "model.pth")
+    LazyConfig.save(cfg, "config.yaml")
+    figures = evaluate(cfg)["bbox"]
+
+    code, output = train_net(
+        ["--config-file", "config.yaml", "--trusted-config", "--eval-only"], tmp_path
+    )
+
+    assert code == 0, output
+    assert "|  AP   |  AP50  |" in output
+    assert f"{figures['AP']:.4f},{figures['AP50']:.4f}" in output
+
+
+def check_toy_run(folder):
+    """The processes in `folder` have trained and evaluated together, as one process does."""
+    one = folder.with_name("one")
+    in_process(TOY, one)
+    expected, weights = (torch.load(x / "model_final.pth")["model"] for x in (one, folder))
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-5)
+    assert rows(folder / "metrics.json")[-1]["bbox/images"] == 3.0
+
+
+def test_it_runs_under_torchrun(tmp_path):
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [ROOT / "train_net.py", "--config-file", TOY, "train.output_dir=output"]
+    process = popen(command, tmp_path)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    check_toy_run(tmp_path / "output")
+
+
+def as_task(environment, folder):
+    """What train_net.py does in a process that SLURM has started."""
+    os.environ.update(environment)
+    sys.exit(run_script("train_net.py", "--config-file", TOY, f"train.output_dir={folder}"))
+
+
+def test_it_runs_under_slurm(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "SLURM_NTASKS": "2"}
+    processes = [
+        start(as_task, {**place, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}, tmp_path / "output")
+        for rank in "01"
+    ]
+    assert finish(*processes) == [0, 0]
+    check_toy_run(tmp_path / "output")
+
+
+def test_an_error_in_several_processes_is_one_line_and_exit_code_2(tmp_path):
+    command = ["--config-file", TOY, "--num-gpus", "2", "train.init_checkpoint=no.pth"]
+    code, output = train_net(command, tmp_path)
+    assert code == 2
+    assert "train_net.py: no.pth is not a file: train.init_checkpoint=PATH names" in output
+    assert "Traceback" not in output

@@ -1,0 +1,232 @@
+"""What the hooks collect and what is computed from it, against the modules themselves."""
+
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from conftest import make_batch, make_predictions
+from inspection_makers import SIZES, make_mini, make_observation
+from samdetr.inputs import InputError
+from samdetr.inspection import (
+    attention_weights,
+    best_queries,
+    check_attention,
+    gaussian_sharpness,
+    observe,
+    recording,
+    same_object,
+    view_query,
+)
+from samdetr.inspection.recording import Observation
+from samdetr.inspection.views import keypoints_of_head
+from samdetr.modeling import ConcatenatedCrossAttention, DETRCrossAttention, PaddingPrior
+from samdetr.modeling.attention import merge_heads, split_heads
+from samdetr.modeling.ops.boxes import corners
+from toy import ToyModel
+
+VARIANTS = (
+    "sam_detr",
+    "sam_detr_smca",
+    "sam_detr_pp",
+    "sam_detr_pp_smca",
+    "detr",
+    "conditional_detr",
+    "dab_detr",
+    "smca_detr",
+    "ablations/table3_row2_average",
+    "ablations/figure7_4_keypoints",
+    "ablations/figure7_16_keypoints",
+)
+
+
+def values_of(attention, level):
+    """(B, heads, S, E) values of a level."""
+    if isinstance(attention, DETRCrossAttention):
+        weight, offset = attention.in_proj.weight.chunk(3)[2], attention.in_proj.bias.chunk(3)[2]
+        return split_heads(level.tokens @ weight.T + offset, attention.num_heads)
+    return split_heads(attention.value(level.tokens), attention.num_heads)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_weights_times_values_are_the_output_of_the_cross_attention(variant):
+    model, outputs = make_mini(variant), []
+    with ExitStack() as hooks:
+        for layer in model.decoder.layers:
+            hook = layer.cross_attention.register_forward_hook(lambda *x: outputs.append(x[2]))
+            hooks.enter_context(hook)
+        records = observe(model, make_batch(SIZES)).layers
+
+    assert len(records) == len(outputs) == 3
+    for record, output in zip(records, outputs):
+        weights = attention_weights(record)
+        assert weights.shape[:3] == (2, 8, 30)
+        found = merge_heads(weights @ values_of(record.attention, record.level))
+        assert_close(record.attention.output(found), output, atol=2e-5, rtol=1e-4)
+        assert not weights.masked_select(record.level.padding[:, None, None]).any()
+        assert_close(weights.sum(-1), torch.ones(2, 8, 30))
+        assert weights.std(2).amax() > 1e-3  # queries differ, so the comparison says something
+
+
+@torch.no_grad()
+def test_weights_of_some_queries_are_those_among_all():
+    _, observation = make_observation("sam_detr_pp_smca")
+    for record in observation.layers:
+        some = attention_weights(record.of_queries([7, 2]))
+        assert_close(some, attention_weights(record)[:, :, [7, 2]], atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_model_predicts_what_it_does_without_hooks_and_keeps_none():
+    model = make_mini("sam_detr_smca")
+    batch = make_batch(SIZES)
+    images, padding = model.batch(batch)
+    expected, _ = model.predict(images.tensor, padding)
+
+    found = observe(model, batch).predictions
+
+    for ours, theirs in zip(found, expected):
+        assert_close(ours, theirs, atol=0, rtol=0)
+    assert not any(x._forward_hooks for x in model.modules())
+
+
+def test_hooks_are_removed_when_the_model_fails():
+    model = make_mini("sam_detr")
+    with pytest.raises(ZeroDivisionError), recording(model):
+        assert any(x._forward_hooks for x in model.modules())
+        raise ZeroDivisionError
+    assert not any(x._forward_hooks for x in model.modules())
+
+
+def test_layers_are_recorded_in_order_with_their_levels_and_references():
+    model, observation = make_observation("sam_detr_pp")
+    assert [x.level.size for x in observation.layers] == [(2, 2), (3, 4), (6, 8)]
+    starts = [model.queries(2).reference.sigmoid(), *observation.predictions.boxes[:-1]]
+    for record, start in zip(observation.layers, starts):
+        assert_close(record.boxes, start, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["sam_detr_smca", "sam_detr_pp_smca", "smca_detr"])
+def test_sharpness_gives_the_gaussian_of_the_prior(variant):
+    _, observation = make_observation(variant)
+    for record in observation.layers:
+        level, points = record.level, record.aligned.points.transpose(1, 2)
+        height, width = level.size
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        cells = torch.stack([x, y], dim=-1).flatten(0, 1) / level.extent[:, None]  # (B, S, 2)
+        offset = cells[:, None, None] - points[..., None, :]  # (B, M, N, S, 2)
+        sharpness = gaussian_sharpness(record).transpose(1, 2)[..., None, :]
+        ours = (-sharpness * offset.square()).sum(-1).exp()
+
+        prior = record.attention.prior(record.aligned, level).dense().exp()
+
+        outside = level.padding[:, None, None]
+        assert_close(ours.masked_fill(outside, 0), prior, atol=1e-5, rtol=1e-4)
+        assert prior.std() > 0.01
+
+
+def test_there_is_no_gaussian_without_smca():
+    _, observation = make_observation("sam_detr")
+    assert gaussian_sharpness(observation.layers[0]) is None
+
+
+@pytest.mark.parametrize("points", [1, 2, 4, 8, 16])
+def test_the_keypoints_of_a_head_are_those_that_change_its_query(points):
+    attention = ConcatenatedCrossAttention(32, 8, points, PaddingPrior())
+    key = torch.randn(1, 5, 32)
+    for point in range(points):
+        query = torch.zeros(1, 1, points, 32)
+        query[:, :, point] = 1
+        heads, _ = attention.heads(query, key)
+        asking = heads[0, :, 0].any(-1).tolist()
+        owned = [point in range(points)[keypoints_of_head(m, 8, points)] for m in range(8)]
+        assert owned == asking
+
+
+def test_a_view_has_the_numbers_of_its_query_cut_to_the_image():
+    model, observation = make_observation("sam_detr_pp_smca")
+    names = [f"class {i}" for i in range(10)]
+
+    view = view_query("mine", model, observation, 3, names)
+
+    predictions = observation.predictions
+    scores = predictions.logits[:, 0, 3].sigmoid()
+    assert view[:3] == ("mine", 3, f"class {int(scores[-1].argmax())}")
+    assert [x.level for x in view.layers] == [2, 1, 0]
+    for index, (layer, record) in enumerate(zip(view.layers, observation.layers)):
+        width, height = record.level.extent[0].int().tolist()
+        weights = attention_weights(record)[0, :, 3].unflatten(-1, record.level.size)
+        heads = np.stack([x.weights for x in layer.maps[1:]])
+        assert_close(torch.from_numpy(heads), weights[:, :height, :width], atol=1e-6, rtol=1e-5)
+        np.testing.assert_allclose(layer.maps[0].weights, heads.mean(0), atol=1e-6)
+        np.testing.assert_allclose(layer.maps[0].weights.sum(), 1, rtol=1e-5)
+        points = record.aligned.points[0, 3].detach().numpy()
+        np.testing.assert_array_equal(layer.maps[0].points, points)
+        for head, shown in enumerate(layer.maps[1:]):
+            np.testing.assert_array_equal(shown.points, points[head : head + 1])
+            sharpness = gaussian_sharpness(record)[0, 3, head].numpy()
+            np.testing.assert_allclose(shown.sharpness[0], sharpness, atol=1e-5, rtol=1e-4)
+        boxes = corners(torch.stack([record.boxes[0, 3], predictions.boxes[index, 0, 3]]))
+        np.testing.assert_allclose([layer.reference, layer.predicted], boxes.detach(), atol=1e-6)
+        assert layer.score == pytest.approx(float(scores[index, scores[-1].argmax()]))
+
+
+def test_a_view_of_the_original_detr_has_no_reference_and_no_keypoints():
+    model, observation = make_observation("detr")
+    view = view_query("baseline", model, observation, 0, None)
+    assert view.label in [str(i) for i in range(10)]
+    for layer in view.layers:
+        assert layer.reference is None
+        assert [x.points.size for x in layer.maps] == [0] * 9
+        assert [x.sharpness for x in layer.maps] == [None] * 9
+
+
+def test_the_best_queries_have_the_highest_scores_of_any_class():
+    model, predictions = make_mini("sam_detr"), make_predictions()
+    predictions.logits[-1, 0] = -5.0
+    for query, label, logit in ((4, 1, 3.0), (0, 2, 2.0), (5, 1, 1.0)):
+        predictions.logits[-1, 0, query, label] = logit
+    observation = Observation([], predictions)
+    assert best_queries(model, observation, 3) == [4, 0, 5]
+    assert len(best_queries(model, observation, 100)) == 6
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ((-3.0, 1.0, 2.0, 4.0), 2),  # the best of those that overlap by half
+        ((-3.0, 4.0, 2.0, 4.0), 1),
+        ((5.0, 4.0, 2.0, 4.0), 0),
+    ],
+)
+def test_the_same_object_is_the_best_detection_of_those_that_overlap(scores, expected):
+    model, predictions = make_mini("sam_detr"), make_predictions(num_queries=4)
+    boxes = [
+        [0.5, 0.5, 0.2, 0.2],
+        [0.52, 0.5, 0.2, 0.2],
+        [0.54, 0.5, 0.2, 0.2],
+        [0.2, 0.2, 0.3, 0.3],
+    ]
+    predictions.boxes[-1, 0] = torch.tensor(boxes)
+    predictions.logits[-1, 0] = torch.tensor(scores)[:, None]
+    box = corners(predictions.boxes[-1, 0, 0])
+    assert same_object(model, Observation([], predictions), box) == expected
+
+
+def test_where_nothing_overlaps_by_half_the_nearest_is_the_same_object():
+    model, predictions = make_mini("sam_detr"), make_predictions(num_queries=2)
+    predictions.boxes[-1, 0] = torch.tensor([[0.7, 0.5, 0.2, 0.2], [0.61, 0.5, 0.2, 0.2]])
+    predictions.logits[-1, 0] = torch.tensor([9.0, -9.0])[:, None]
+    box = corners(torch.tensor([0.5, 0.5, 0.2, 0.2]))
+    assert same_object(model, Observation([], predictions), box) == 1
+
+
+def test_a_model_whose_attention_is_no_map_is_an_error():
+    with pytest.raises(InputError, match="DeformableCrossAttention reads a few points"):
+        check_attention(make_mini("deformable_detr"))
+    with pytest.raises(InputError, match="ToyModel is no SAMDETR"):
+        check_attention(ToyModel())

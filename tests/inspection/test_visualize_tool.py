@@ -1,0 +1,138 @@
+"""tools/visualize.py from its command line: what it writes, and what it refuses in one sentence."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inspection_makers import make_mini
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = str(ROOT / "projects/SAMDETR/samdetr/weights/mini_sam_detr_smca.pth")
+
+
+@pytest.fixture
+def main(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.delitem(sys.modules, "visualize", raising=False)
+    from visualize import main
+
+    return main
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(256, size=(60, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def refuse(main, capsys, arguments):
+    """The one sentence that the tool ends with."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(x) for x in arguments])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.partition(": ")[2]
+
+
+def save(variant, path):
+    torch.save({"model": make_mini(variant).state_dict()}, path)
+    return str(path)
+
+
+def test_without_arguments_the_trained_model_is_drawn_on_mini_val(main, tmp_path, capsys):
+    main(["--count", "1", "--top", "2", "--html", "--output", str(tmp_path)])
+
+    written = [Path(x) for x in capsys.readouterr().out.splitlines()]
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    names = [x.name for x in written]
+    assert names[0] == "000000_layers.png" and names[-1] == "index.html"
+    assert all(re.fullmatch(r"000000_query\d+\.png", x) for x in names[1:3]) and len(names) == 4
+    page = written[-1].read_text()
+    data = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    objects = data["images"][0]["objects"]
+    for (view,) in objects:
+        assert view["model"] == "sam_detr_smca" and len(view["layers"]) == 3
+        # The trained model looks at what it finds: most of the attention is near the box.
+        assert view["layers"][-1]["score"] > 0.3
+        assert [len(x["points"]) for x in view["layers"][-1]["maps"]] == [8] + [1] * 8
+        assert all(x["sharpness"] for x in view["layers"][-1]["maps"][1:])
+
+
+def test_the_original_detr_is_drawn_beside_with_given_queries(main, photo, tmp_path):
+    out = tmp_path / "out"
+    detr = save("detr", tmp_path / "detr.pth")
+    models = ["--model", "mini/sam_detr_smca", SHIPPED]
+    models += ["--model", str(ROOT / "configs/mini/detr.py"), detr]
+    main([str(photo), *models, "--queries", "29", "0", "--output", str(out), "--dpi", "40"])
+
+    assert sorted(x.name for x in out.iterdir()) == [
+        "photo_layers.png",
+        "photo_query0.png",
+        "photo_query29.png",
+    ]
+    height = Image.open(out / "photo_query0.png").size[1]
+    assert height == pytest.approx(40 * (0.25 + 6 * 1.3 * 2 / 3), abs=2)  # three layers of each
+
+
+def test_a_broken_image_is_told_in_the_end_and_the_others_are_drawn(main, photo, tmp_path, capsys):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    out = tmp_path / "out"
+    arguments = [tmp_path, "--top", "1", "--dpi", "30", "--html", "--output", out]
+    line = refuse(main, capsys, arguments)
+    assert line.startswith(f"cannot read image {tmp_path / 'bad.jpg'}: ")
+    assert {"photo_layers.png", "index.html"} < {x.name for x in out.iterdir()}
+
+
+def test_what_cannot_be_drawn_is_one_sentence(main, photo, tmp_path, capsys):
+    other = ["--model", "mini/detr", SHIPPED]
+    deformable = ["--model", "mini/deformable_detr", save("deformable_detr", tmp_path / "d.pth")]
+    twin = tmp_path / "photo.jpg"
+    twin.write_bytes(photo.read_bytes())
+    cases = {
+        "there is no file or folder nowhere.jpg": ["nowhere.jpg"],
+        f"pictures of {photo} and {twin} would have": [photo, twin],
+        "query 30: sam_detr_smca has queries 0 to 29": [photo, "--queries", "3", "30"],
+        "query -1: sam_detr_smca has": [photo, "--queries", "-1"],
+        f"{SHIPPED} does not fit the model: ": [photo, *other],
+        "nowhere.pth is not a file": [photo, "--model", "mini/detr", "nowhere.pth"],
+        "a checkpoint is named ''": [photo, "--model", "mini/detr", ""],
+        "mini/nothing is not a file, and": [photo, "--model", "mini/nothing", SHIPPED],
+        "DeformableCrossAttention reads a few points": [photo, *deformable],
+        f"cannot write to folder {photo / 'out'}": [photo, "--output", photo / "out"],
+    }
+    for start, arguments in cases.items():
+        if "--output" not in arguments:
+            arguments += ["--output", tmp_path / "out"]
+        assert refuse(main, capsys, arguments).startswith(start), start
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_model_that_predicts_nan_is_told(main, photo, tmp_path, capsys):
+    weights = torch.load(SHIPPED, weights_only=True)
+    weights["model"] = {k: torch.full_like(v, torch.nan) for k, v in weights["model"].items()}
+    torch.save(weights, tmp_path / "nan.pth")
+    arguments = [
+        "--model",
+        "mini/sam_detr_smca",
+        tmp_path / "nan.pth",
+        "--output",
+        tmp_path / "out",
+    ]
+    line = refuse(main, capsys, [photo, *arguments])
+    assert line == "sam_detr_smca predicts NaN or infinity: its training has diverged"
+
+
+def test_data_that_is_not_there_is_one_sentence(main, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SAMDETR_CACHE", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    line = refuse(main, capsys, ["--output", tmp_path / "out"])
+    assert line.startswith("name images to draw: ") and "SAMDETR_CACHE" in line

@@ -1,0 +1,310 @@
+"""Deformable attention: the kernel by every backend, its places, its start, padding."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+import oracles
+from conftest import assert_gradients_reach_all, make_level, randomize
+from samdetr.modeling import (
+    DeformableSelfAttention,
+    Encoder,
+    EncoderLayer,
+    MultiScaleMapper,
+    SinePosition,
+)
+from samdetr.modeling.deformable import DeformableAttention, cell_centres, softmax
+from samdetr.modeling.ops import deformable as sampling
+
+SIZES = {
+    "odd": [(5, 7), (3, 4)],
+    "one column and one row": [(4, 1), (1, 6)],
+    "one cell": [(1, 1)],
+    "down to one cell": [(5, 7), (3, 1), (1, 1)],
+}
+COMPASS = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
+
+
+@pytest.fixture(params=["plain", "grid", "compiled"])
+def backend(request, monkeypatch):
+    if request.param not in sampling.BACKENDS:
+        pytest.skip("the package of the compiled backend, torch-ms-deform-attn, is not installed")
+    monkeypatch.setattr(sampling, "backend", request.param)
+
+
+def make_samples(sizes, dtype=torch.float32, queries=6, heads=2, points=3, dim=4):
+    """Values, locations in and around the maps, weights; all of them with gradients."""
+    tokens = sum(height * width for height, width in sizes)
+    shape = (2, queries, heads, len(sizes), points)
+    value = torch.randn(2, tokens, heads, dim, dtype=dtype)
+    locations = torch.rand(*shape, 2, dtype=dtype) * 1.8 - 0.4
+    weights = torch.rand(shape, dtype=dtype)
+    return [x.requires_grad_() for x in (value, locations, weights)]
+
+
+def loop_samples(sizes, value, locations, weights, upstream):
+    """`sample_levels` and its gradients, point by point.
+
+    Args:
+        upstream: (B, N, M, D) gradient of the result.
+    """
+    out = np.zeros(upstream.shape)
+    gradients = [np.zeros(x.shape) for x in (value, locations, weights)]
+    starts = np.cumsum([0, *(height * width for height, width in sizes)])
+    for b, n, m, level, p in np.ndindex(weights.shape):
+        height, width = sizes[level]
+        x, y = locations[b, n, m, level, p] * (width, height) - 0.5
+        weight, wanted = weights[b, n, m, level, p], upstream[b, n, m]
+        for row, column in np.ndindex(height, width):
+            dx, dy = x - column, y - row
+            if abs(dx) >= 1 or abs(dy) >= 1:
+                continue
+            token = starts[level] + row * width + column
+            share = (1 - abs(dx)) * (1 - abs(dy))
+            slope = np.array([np.sign(dx) * (abs(dy) - 1), np.sign(dy) * (abs(dx) - 1)])
+            out[b, n, m] += weight * share * value[b, token, m]
+            gradients[0][b, token, m] += weight * share * wanted
+            gradients[1][b, n, m, level, p] += (
+                weight * slope * (width, height) * (wanted @ value[b, token, m])
+            )
+            gradients[2][b, n, m, level, p] += share * (wanted @ value[b, token, m])
+    return out, gradients
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_samples_and_gradients_equal_those_of_loops(backend, sizes, dtype, atol):
+    inputs = make_samples(sizes, dtype)
+    upstream = torch.randn(2, 6, 2, 4, dtype=dtype)
+    arrays = [x.detach().double().numpy() for x in (*inputs, upstream)]
+
+    out = sampling.sample_levels(inputs[0], sizes, *inputs[1:])
+    gradients = torch.autograd.grad(out, inputs, upstream.flatten(2))
+
+    expected, slopes = loop_samples(sizes, *arrays)
+    assert out.dtype == dtype
+    assert_close(out, torch.tensor(expected, dtype=dtype).flatten(2), atol=atol, rtol=0)
+    for gradient, slope in zip(gradients, slopes, strict=True):
+        assert_close(gradient, torch.tensor(slope, dtype=dtype), atol=atol, rtol=atol)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_backends_agree_on_maps_of_a_padded_batch(backend, dtype, error):
+    sizes = [(25, 33), (13, 17), (7, 9), (4, 5)]
+    value, locations, weights = make_samples(sizes, dtype, queries=200, heads=8, points=4, dim=32)
+    with torch.no_grad():
+        value[1, 300:500] = 0.0  # as padding is
+        weights.copy_(weights.flatten(-2).softmax(-1).view_as(weights))
+    results = []
+    for sample in (sampling.sample_plain, sampling.sample_levels):
+        out = sample(value, sizes, locations, weights)
+        gradients = torch.autograd.grad(out.sin().sum(), (value, locations, weights))
+        results.append([out, *gradients])
+    for plain, ours in zip(*results, strict=True):
+        assert_close(ours, plain, atol=error * plain.abs().max().item(), rtol=0)
+
+
+def test_the_centre_of_a_cell_gives_the_cell_and_a_place_outside_nothing(backend):
+    value = torch.randn(1, 15, 1, 4)
+    places = torch.tensor([[(3 + 0.5) / 5, (1 + 0.5) / 3], [-0.6 / 5, 0.5], [0.5, 1 + 0.6 / 3]])
+    locations = places.view(1, 3, 1, 1, 1, 2)
+    out = sampling.sample_levels(value, [(3, 5)], locations, torch.ones(1, 3, 1, 1, 1))
+    assert_close(out[0, 0], value[0, 1 * 5 + 3, 0], atol=1e-5, rtol=0)
+    assert not out[0, 1:].any()
+
+
+def make_levels():
+    """Three levels of two images, down to one cell; the second image is padded."""
+    return [
+        make_level(5, 7, [(5, 7), (3, 4)]),
+        make_level(3, 4, [(3, 4), (2, 2)]),
+        make_level(1, 1, [(1, 1), (1, 1)]),
+    ]
+
+
+def joined(levels, name):
+    return torch.cat([getattr(level, name) for level in levels], dim=1)
+
+
+def make_attention():
+    return randomize(DeformableSelfAttention(32, num_heads=4, num_levels=3, num_points=2))
+
+
+def attend(attention, levels):
+    return attention(joined(levels, "tokens"), joined(levels, "position"), levels)
+
+
+def test_heads_start_in_the_directions_of_the_compass_and_points_at_1_2_3_cells():
+    attention = DeformableAttention(32, num_heads=8, num_levels=2, num_points=3)
+    offsets = attention.offsets(torch.randn(5, 32)).view(5, 8, 2, 3, 2)
+    for m, direction in enumerate(COMPASS):
+        for p in range(3):
+            expected = torch.tensor(direction) * (p + 1.0)
+            assert_close(offsets[:, m, :, p], expected.expand(5, 2, 2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("count", [1, 4, 12])
+def test_softmax_and_its_gradient_are_those_of_torch(count, scale):
+    x = (scale * torch.randn(2, 7, 3, count, dtype=torch.float64)).requires_grad_()
+    gradient = torch.randn(x.shape, dtype=x.dtype)
+    ours, expected = softmax(x), x.softmax(-1)
+    assert_close(ours, expected)
+    assert_close(
+        *(torch.autograd.grad(y, x, gradient)[0] for y in (ours, expected)), atol=1e-12, rtol=1e-9
+    )
+
+
+def test_all_points_of_all_levels_start_with_the_same_weight():
+    levels = [make_level(11, 11, [(11, 11)] * 2), make_level(9, 13, [(9, 13)] * 2)]
+    flat = torch.randn(2, 1, 32)  # a colour for each level
+    tokens = torch.cat(
+        [x.expand(len(y.tokens), y.tokens.shape[1], 32) for x, y in zip(flat, levels)], 1
+    )
+    attention = DeformableAttention(32, num_heads=8, num_levels=2, num_points=3)
+    middle = torch.full((2, 4, 2, 2), 0.5)
+    out = attention(torch.randn(2, 4, 32), middle, tokens, levels)
+    expected = attention.output(attention.value(flat.mean(0)))
+    assert_close(out, expected.expand_as(out), atol=1e-5, rtol=1e-5)
+
+
+def test_self_attention_equals_loops_in_a_padded_batch(backend):
+    attention, levels = make_attention(), make_levels()
+    out = attend(attention, levels)
+    assert_close(out, loop_self_attention(attention, levels), atol=1e-5, rtol=1e-5)
+
+
+def loop_self_attention(attention, levels):
+    """Token by token, point by point, in cells of the unpadded parts."""
+    heads, _, points = attention.shape
+    query = joined(levels, "tokens") + joined(levels, "position")
+    offsets = attention.offsets(query).unflatten(-1, (*attention.shape, 2)).detach().numpy()
+    weights = attention.weights(query).unflatten(-1, (heads, -1)).softmax(-1)
+    weights = weights.unflatten(-1, attention.shape[1:]).detach().numpy()
+    sums = np.zeros((*query.shape[:2], heads, query.shape[-1] // heads))
+    for b in range(len(query)):
+        maps = [value_map(attention, level, b) for level in levels]
+        for n, (own, row, column) in enumerate(cells(levels)):
+            columns, rows = oracles.valid_cells(levels[own], b)
+            x, y = (column + 0.5) / columns, (row + 0.5) / rows  # of the image
+            for m, i, p in np.ndindex(heads, len(levels), points):
+                columns, rows = oracles.valid_cells(levels[i], b)
+                dx, dy = offsets[b, n, m, i, p]
+                sample = oracles.hat_sample(maps[i][m], x * columns + dx - 0.5, y * rows + dy - 0.5)
+                sums[b, n, m] += weights[b, n, m, i, p] * sample
+    return attention.output(torch.tensor(sums, dtype=torch.float32).flatten(2))
+
+
+def value_map(attention, level, image):
+    """(M, D, H, W) values of an image, zero where it is padded."""
+    value = attention.value(level.tokens[image]) * ~level.padding[image, :, None]
+    heads = attention.shape[0]
+    return value.T.unflatten(1, level.size).unflatten(0, (heads, -1)).detach().numpy()
+
+
+def cells(levels):
+    """(level, row, column) of every token."""
+    return [(i, *cell) for i, level in enumerate(levels) for cell in np.ndindex(level.size)]
+
+
+def test_centres_are_those_of_the_cells_on_their_own_level():
+    levels = make_levels()
+    for centre, (i, row, column) in zip(cell_centres(levels)[1], cells(levels), strict=True):
+        height, width = levels[i].size
+        expected = torch.tensor([(column + 0.5) / width, (row + 0.5) / height])
+        assert_close(centre[i], expected, atol=1e-6, rtol=0)
+
+
+def test_centres_stay_in_place_in_the_image_from_level_to_level():
+    levels = make_levels()
+    centres = cell_centres(levels)
+    for b in range(2):
+        fractions = []
+        for i, level in enumerate(levels):
+            height, width = level.size
+            columns, rows = oracles.valid_cells(level, b)
+            fractions.append(centres[b, :, i] * torch.tensor([width / columns, height / rows]))
+        for fraction in fractions[1:]:
+            assert_close(fraction, fractions[0], atol=1e-6, rtol=1e-6)
+
+
+def test_padded_tokens_and_positions_do_not_matter_to_the_others():
+    layer = EncoderLayer(DeformableSelfAttention(32, 4, 3, 2), 32, 48)
+    encoder, levels = randomize(Encoder(layer, 2)), make_levels()
+    changed = [
+        level._replace(
+            tokens=level.tokens + 9.0 * level.padding[..., None],
+            position=level.position - 5.0 * level.padding[..., None],
+        )
+        for level in levels
+    ]
+    for before, after, level in zip(encoder(levels), encoder(changed), levels, strict=True):
+        assert_close(after.tokens[~level.padding], before.tokens[~level.padding])
+        assert not level.padding.any() or not after.tokens.equal(before.tokens)
+
+
+def test_layers_of_the_encoder_start_as_deformable_attention_does_and_apart():
+    attention = randomize(DeformableSelfAttention(32, 8, 3, 2))
+    layers = Encoder(EncoderLayer(attention, 32, 48), 2).layers
+    fresh = DeformableSelfAttention(32, 8, 3, 2)
+    for layer in layers:
+        for name in ("offsets.weight", "offsets.bias", "weights.weight", "weights.bias"):
+            assert_close(layer.attention.get_parameter(name), fresh.get_parameter(name))
+        limit = math.sqrt(6 / (32 + 32))  # Xavier's
+        assert 0.8 * limit < layer.attention.value.weight.abs().max() <= limit
+        assert not layer.attention.value.bias.any()
+    assert not layers[0].attention.value.weight.equal(layers[1].attention.value.weight)
+
+
+def test_dropout_acts_on_the_output_in_training_alone():
+    levels = make_levels()
+    attention = randomize(DeformableSelfAttention(32, 4, 3, 2, dropout=0.5))
+    trained, expected = attend(attention, levels), attend(attention.eval(), levels)
+    kept = trained != 0
+    assert 0.4 < kept.float().mean() < 0.6
+    assert_close(trained[kept], 2 * expected[kept])
+
+
+def test_gradients_reach_every_parameter(backend):
+    attention, levels = DeformableSelfAttention(32, 4, 3, 2), make_levels()
+    attend(attention, levels).sin().sum().backward()
+    assert_gradients_reach_all(attention)
+
+
+def test_width_must_be_divisible_by_the_heads():
+    with pytest.raises(ValueError, match="multiple of num_heads, got 32 and 5"):
+        DeformableAttention(32, 5, 1, 1)
+
+
+def test_a_learned_embedding_tells_the_levels_apart_in_their_positions_alone():
+    neck = MultiScaleMapper({"fine": 6, "coarse": 10}, 32, SinePosition(32), norm="")
+    features = {"fine": torch.randn(2, 6, 4, 6), "coarse": torch.randn(2, 10, 2, 3)}
+    padding = torch.zeros(2, 32, 48, dtype=torch.bool)
+    padding[1, 16:], padding[1, :, 32:] = True, True
+
+    levels = neck(features, padding)
+
+    for level, (name, x), projection, embedding in zip(
+        levels, features.items(), neck.projections, neck.level_embedding.weight, strict=True
+    ):
+        sine = neck.position(level.padding.unflatten(1, level.size))
+        assert_close(level.position, sine + embedding)
+        assert_close(level.map, projection(x), msg=name)
+    sum((level.position + level.tokens).sin().sum() for level in levels).backward()
+    assert_gradients_reach_all(neck)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_lower_precision_comes_close_and_gives_finite_gradients(backend, dtype):
+    attention, levels = make_attention(), make_levels()
+    expected = attend(attention, levels)
+    with torch.autocast("cpu", dtype):
+        out = attend(attention, levels)
+    out.float().sin().sum().backward()
+    assert_close(out.float(), expected, atol=0.1, rtol=0.1)
+    assert_gradients_reach_all(attention)

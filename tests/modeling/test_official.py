@@ -1,0 +1,272 @@
+"""The official model's numbers, to its own rounding (fixtures/official/README.md)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, instantiate
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import official
+from command_line import run_script
+from samdetr import convert
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = {
+    "r50": "sam_detr_r50_12ep",
+    "r50_smca": "sam_detr_r50_smca_12ep",
+    "r50_e50": "sam_detr_r50_50ep",
+    "r50_dc5": "sam_detr_r50_dc5_12ep",
+    "r50_dc5_smca": "sam_detr_r50_dc5_smca_12ep",
+    "r50_ms": "sam_detr_pp_r50_12ep",
+    "r50_ms_smca": "sam_detr_pp_r50_smca_12ep",
+}
+PARAMETERS = {  # of the official training logs
+    "sam_detr_r50_12ep": 58_074_058,
+    "sam_detr_r50_smca_12ep": 58_123_306,
+    "sam_detr_r50_50ep": 58_073_546,
+    "sam_detr_r50_smca_50ep": 58_122_794,
+    "sam_detr_r50_dc5_12ep": 58_074_058,
+    "sam_detr_r50_dc5_smca_12ep": 58_123_306,
+    "sam_detr_r50_dc5_50ep": 58_073_546,
+    "sam_detr_r50_dc5_smca_50ep": 58_122_794,
+    "sam_detr_pp_r50_12ep": 54_972_298,
+    "sam_detr_pp_r50_50ep": 54_972_298,
+    "sam_detr_pp_r50_smca_12ep": 55_021_546,
+    "sam_detr_pp_r50_smca_50ep": 55_021_546,
+}
+
+
+class Tolerance(NamedTuple):
+    logits: float
+    boxes: float
+    source: float
+    score: float
+    pixels: float
+
+
+SINGLE = Tolerance(logits=1e-4, boxes=1e-5, source=5e-5, score=3e-5, pixels=0.01)
+NO_NORM = Tolerance(logits=5e-4, boxes=5e-5, source=5e-4, score=1.5e-4, pixels=0.05)
+MULTI = Tolerance(logits=1e-3, boxes=5e-5, source=5e-5, score=3e-4, pixels=0.05)
+
+
+def tolerance(variant: str) -> Tolerance:
+    return NO_NORM if variant == "r50_e50" else MULTI if "_ms" in variant else SINGLE
+
+
+def build(config: str) -> nn.Module:
+    cfg = LazyConfig.load(str(ROOT / "configs" / "coco" / f"{config}.py"))
+    cfg.model.num_classes = 91
+    return instantiate(cfg.model)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(x, marks=[] if x == "r50_smca" else pytest.mark.slow) for x in CONFIGS],
+)
+def variant(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(variant) -> nn.Module:
+    """The config's model with the recipe's weights; `model.seen` keeps what its parts returned."""
+    model = build(CONFIGS[variant])
+    weights = convert.official_to_samdetr(official.state_dict(variant))
+    model.load_state_dict(weights, strict=True)
+    model.seen = {}
+    for name in ("neck", "encoder", "decoder", "criterion.matcher"):
+        model.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: model.seen.__setitem__(name, output)
+        )
+    return model
+
+
+def expected(variant: str) -> dict[str, Tensor]:
+    return official.expected(variant)["arrays"]
+
+
+def close(actual: Tensor, wanted: Tensor, atol: float) -> None:
+    assert_close(actual, wanted, rtol=0, atol=atol)
+
+
+def test_padded_batch_gives_the_official_outputs_of_every_layer(variant, model):
+    wanted, atol = expected(variant), tolerance(variant)
+    model.eval()
+    with torch.no_grad():
+        found = [x["instances"] for x in model(official.batch())]
+
+    check_levels(model, wanted, atol.source)
+    close(model.seen["decoder"].logits, wanted["pred_logits"], atol.logits)
+    close(model.seen["decoder"].boxes, wanted["pred_boxes"], atol.boxes)
+    for i, instances in enumerate(found):
+        close(instances.scores, wanted["det_scores"][i], atol.score)
+        assert unmatched_detections(instances, wanted, i, atol) <= 2  # the last change places
+
+
+def check_levels(model: nn.Module, wanted: dict, atol: float) -> None:
+    """Padding, projected features and positions of each level, and the encoder's output."""
+    embeddings = getattr(model.neck, "level_embedding", None)
+    for i, level in enumerate(model.seen["neck"]):
+        assert torch.equal(level.padding.unflatten(1, level.size), wanted[f"dbg_mask_{i}"])
+        close(level.map[:, :8], wanted[f"dbg_src_{i}"], atol)
+        sine = level.position if embeddings is None else level.position - embeddings.weight[i]
+        sine = sine.transpose(1, 2).unflatten(2, level.size)
+        close(torch.cat([sine[:, :8], sine[:, 128:136]], 1), wanted[f"dbg_pos_{i}"], 2e-6)
+    memory = torch.cat([level.tokens for level in model.seen["encoder"]], dim=1)
+    close(memory[..., :8], wanted["dbg_memory"], atol)
+
+
+def unmatched_detections(instances, wanted: dict, i: int, atol: Tolerance) -> int:
+    """Detections without a partner of the same label; neighbours in score may be swapped."""
+    same = instances.pred_classes[:, None] == wanted["det_labels"][i]
+    scores = (instances.scores[:, None] - wanted["det_scores"][i]).abs() <= atol.score
+    boxes = instances.pred_boxes.tensor[:, None] - wanted["det_boxes"][i]
+    found = (same & scores & (boxes.abs().amax(-1) <= atol.pixels)).any(1)
+    return int((~found).sum())
+
+
+def test_single_image_gives_the_official_outputs(variant, model):
+    wanted, atol = expected(variant), tolerance(variant)
+    model.eval()
+    with torch.no_grad():
+        model(official.batch()[:1])
+
+    close(model.seen["decoder"].logits[-1, 0], wanted["single_pred_logits"], atol.logits)
+    close(model.seen["decoder"].boxes[:, 0], wanted["single_pred_boxes"], atol.boxes)
+
+
+@pytest.mark.parametrize("target_set", ["a", "b", "c"])
+def test_training_gives_the_official_matches_losses_and_gradients(variant, model, target_set):
+    wanted = official.expected(variant)
+    model.train()
+    model.zero_grad()
+    losses = model(official.batch(target_set))
+    sum(losses.values()).backward()
+
+    assert matches(model.seen["criterion.matcher"]) == as_pairs(wanted["matches"][target_set])
+    weighted = wanted["losses"][target_set]["weighted"]
+    assert {k: v.item() for k, v in losses.items()} == pytest.approx(weighted, rel=1e-4, abs=0)
+    gradients = official_gradients(model, wanted["trainable"])
+    for name, norm in wanted["grad_norm"][target_set].items():
+        check_gradient(name, gradients[name], norm, wanted["grad_dot"][target_set][name])
+    if target_set == "a":
+        close(gradients["query_embed.weight"], expected(variant)["grad_query_embed"], 1e-3)
+
+
+def matches(found) -> set[tuple[int, ...]]:
+    return set(zip(*(x.tolist() for x in found)))
+
+
+def as_pairs(layers: list) -> set[tuple[int, ...]]:
+    return {
+        (layer, image, query, target)
+        for layer, images in enumerate(layers)
+        for image, pairs in enumerate(images)
+        for query, target in zip(*pairs)
+    }
+
+
+def official_gradients(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+    """Gradients under official names; with SMCA one official matrix is two of ours."""
+    ours = {name: x.grad for name, x in model.named_parameters() if x.requires_grad}
+    gradients = {name: ours.pop(convert.rename(name, convert.OFFICIAL)) for name in names}
+    for name, scales in ours.items():
+        assert ".cross_attention.prior.scale." in name
+        layer, kind = name.split(".")[2], name.split(".")[-1]
+        whole = f"transformer.decoder.layers.{layer}.point2.6.{kind}"
+        gradients[whole] = torch.cat([gradients[whole], scales])
+    return gradients
+
+
+def check_gradient(name: str, gradient: Tensor, norm: float, dot: float) -> None:
+    if norm > 1e-3:
+        assert gradient.norm().item() == pytest.approx(norm, rel=5e-3), name
+        direction = official.direction(name, tuple(gradient.shape))
+        found = (gradient * direction).sum(dtype=torch.float64).item()
+        assert found == pytest.approx(dot, abs=2e-2 * norm, rel=0), name
+    else:
+        assert gradient.norm().item() < 1e-3, name
+
+
+@pytest.mark.parametrize("config", PARAMETERS)
+def test_parameter_count_is_that_of_the_official_logs(config):
+    with torch.device("meta"):
+        trainable = [x for x in build(config).parameters() if x.requires_grad]
+
+    assert sum(x.numel() for x in trainable) == PARAMETERS[config]
+
+
+def convert_checkpoint(*arguments: str | Path) -> int:
+    return run_script("tools/convert_checkpoint.py", *arguments)
+
+
+def test_converted_file_loads_by_detectron2s_checkpointer(tmp_path):
+    weights = official.state_dict("r50_smca")
+    source, output = tmp_path / "official.pth", tmp_path / "ours.pth"
+    torch.save({"model": weights, "args": argparse.Namespace(lr=1e-4), "epoch": 12}, source)
+    assert convert_checkpoint("official", source, output) == 0
+
+    model = build("sam_detr_r50_smca_12ep")
+    report = DetectionCheckpointer(model).load(str(output))
+
+    assert set(report) >= {"__author__"}
+    wanted = convert.official_to_samdetr(weights)
+    assert model.state_dict().keys() == wanted.keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, wanted[name]), name
+
+
+def test_coco80_keeps_the_rows_of_detectron2s_classes(tmp_path):
+    weights = official.state_dict("r50")
+    names = [f"class_embed.{i}.{kind}" for i in range(6) for kind in ("weight", "bias")]
+    rows = convert.coco_class_rows(91)
+
+    converted = convert.coco80(convert.official_to_samdetr(weights))
+
+    assert rows[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13] and rows[-1] == 90  # no id 12
+    assert len(rows) == 80
+    for name in names:
+        assert torch.equal(converted[convert.rename(name, convert.OFFICIAL)], weights[name][rows])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"model": {"weight": torch.zeros(1)}}, "not an official SAM-DETR: query_embed.weight"),
+        ({"model": {"query_embed.weight": torch.zeros(3, 256)}}, "not an official SAM-DETR"),
+        ({"model": "nothing"}, "holds no state dict"),
+        (None, "No such file"),
+    ],
+)
+def test_tool_says_what_is_wrong_with_a_file(tmp_path, capsys, content, complaint):
+    source = tmp_path / "source.pth"
+    if content is not None:
+        torch.save(content, source)
+
+    assert convert_checkpoint("official", source, tmp_path / "output.pth") == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
+    assert not (tmp_path / "output.pth").exists()
+
+
+def test_half_precision_loads_as_float32_to_within_its_rounding(tmp_path):
+    weights = convert.official_to_samdetr(official.state_dict("r50"))
+    source, output = tmp_path / "source.pth", tmp_path / "half.pth"
+    convert.save_model(weights, source)
+    assert convert_checkpoint("half", source, output) == 0
+
+    model = build("sam_detr_r50_12ep")
+    DetectionCheckpointer(model).load(str(output))
+
+    assert output.stat().st_size < 0.51 * source.stat().st_size
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert_close(tensor, weights[name], rtol=1e-3, atol=1e-7)

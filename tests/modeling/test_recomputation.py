@@ -1,0 +1,136 @@
+"""Layers that are computed again: the same numbers and names, with less kept for backward."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
+from torch.utils._pytree import tree_flatten
+
+from conftest import make_batch, make_config, randomize
+from samdetr.engine import load_config
+from samdetr.modeling import (
+    RecomputedDABDecoderLayer,
+    RecomputedDABEncoderLayer,
+    RecomputedDecoderLayer,
+    RecomputedEncoderLayer,
+)
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LAYERS = (RecomputedEncoderLayer, RecomputedDecoderLayer)
+DAB_LAYERS = (RecomputedDABEncoderLayer, RecomputedDABDecoderLayer)
+
+
+def make_configs(name, dropout=0.1):
+    """A model as it is, and one whose layers are recomputed."""
+    encoder, decoder = DAB_LAYERS if name == "dab_detr" else LAYERS
+    configs = []
+    for targets in ({}, {"encoder": encoder, "decoder": decoder}):
+        if name == "dab_detr":
+            config = load_config(str(CONFIGS / "mini" / "dab_detr.py")).model
+        else:
+            config = make_config(name)
+        config.encoder.layer.dropout = dropout
+        for part, target in targets.items():
+            config[part].layer._target_ = target
+        configs.append(config)
+    return configs
+
+
+def make_models(name, dropout=0.1):
+    torch.manual_seed(1)
+    plain, recomputed = map(instantiate, make_configs(name, dropout))
+    randomize(plain, std=0.05)
+    recomputed.load_state_dict(plain.state_dict())
+    return plain.train(), recomputed.train()
+
+
+def run(model, batch, **autocast):
+    """Losses and gradients by name, with the same dropout every time."""
+    torch.manual_seed(2)
+    with torch.autocast("cpu", **{"enabled": False, **autocast}):
+        losses = model(batch)
+    torch.stack([*losses.values()]).sum().backward()
+    return losses, {name: x.grad for name, x in model.named_parameters()}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])  # which attention kernel it is depends on it
+@pytest.mark.parametrize("name", ["detr", "sam_detr_smca", "dab_detr"])
+def test_names_losses_gradients_and_dropout_are_those_of_plain_layers(name, dropout):
+    plain, recomputed = make_models(name, dropout)
+    batch = make_batch()
+
+    assert [*plain.state_dict()] == [*recomputed.state_dict()]
+    for found, expected in zip(run(recomputed, batch), run(plain, batch)):
+        assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_mixed_precision_is_recomputed_in_mixed_precision():
+    plain, recomputed = make_models("sam_detr_smca")
+    batch, autocast = make_batch(), {"enabled": True, "dtype": torch.bfloat16}
+    for found, expected in zip(run(recomputed, batch, **autocast), run(plain, batch, **autocast)):
+        assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def kept_bytes(layer, inputs):
+    """Size of what a layer keeps for its gradients, parameters and inputs left out."""
+    kept = {}
+    tensors = [x for x in tree_flatten(inputs)[0] if isinstance(x, torch.Tensor)]
+    known = {x.untyped_storage().data_ptr() for x in [*layer.parameters(), *tensors]}
+
+    def keep(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        output = layer(*inputs)
+    assert output.requires_grad
+    return sum(size for pointer, size in kept.items() if pointer not in known)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_nothing_but_its_inputs_is_kept_of_a_layer(part):
+    models, inputs = make_models("sam_detr_smca"), []
+    plain, recomputed = (getattr(model, part).layers[0] for model in models)
+    plain.register_forward_pre_hook(lambda _, x: inputs.append(x))
+    models[0](make_batch())
+    assert kept_bytes(plain, inputs[0]) > 0
+    assert kept_bytes(recomputed, inputs[0]) == 0
+
+
+def test_copies_of_a_recomputed_layer_start_apart_and_within_xaviers_bound():
+    layers = instantiate(make_configs("sam_detr")[1]).decoder.layers
+    for name, first in layers[0].named_parameters():
+        if first.dim() > 1:
+            assert not first.allclose(layers[1].get_parameter(name)), name
+            assert first.abs().max() <= (6 / sum(first.flatten(1).shape)) ** 0.5, name
+
+
+def test_inference_is_that_of_plain_layers():
+    batch = make_batch()
+    with torch.inference_mode():
+        expected, found = (model.eval()(batch) for model in make_models("sam_detr_smca"))
+    for ours, theirs in zip(found, expected):
+        assert_close(ours["instances"].scores, theirs["instances"].scores, rtol=0, atol=0)
+
+
+def test_a_layer_is_recomputed_by_an_override():
+    key = "model.decoder.layer._target_=samdetr.modeling.RecomputedDecoderLayer"
+    config = load_config(str(CONFIGS / "mini" / "sam_detr_smca.py"), [key])
+    layers = instantiate(config.model).decoder.layers
+    assert {type(x) for x in layers} == {RecomputedDecoderLayer}
+
+
+def test_ddp_needs_no_search_for_unused_parameters(tmp_path):
+    _, model = make_models("sam_detr_smca")
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(model, find_unused_parameters=False)
+        for _ in range(2):  # the second forward pass fails if a gradient was missed in the first
+            _, gradients = run(parallel, make_batch())
+    finally:
+        distributed.destroy_process_group()
+    assert all(x is not None and x.isfinite().all() for x in gradients.values())

@@ -1,0 +1,292 @@
+"""Counts of parameters and operations: by hand on small modules, and those of the paper."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.layers import ROIAlign
+from detectron2.utils.analysis import FlopCountAnalysis
+from torch import nn
+
+from benchmark import flops as analysis
+from benchmark import paper_table as paper
+from conftest import VARIANTS, make_boxes, make_config, make_level, make_pyramid
+from samdetr.engine import load_config
+from samdetr.modeling import KeypointResampler, RoIAlignPooler, SeparablePooler
+from samdetr.modeling.attention import attend
+from samdetr.modeling.deformable import DeformableAttention
+from samdetr.modeling.ops.regions import PooledRegions
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+# Every part of our models is in one of these.
+FILES = [f"mini/{x.stem}" for x in sorted((CONFIGS / "mini").glob("*detr*.py"))]
+FILES += ["coco/sam_detr_r50_dc5_smca_12ep", "coco/sam_detr_pp_r50_smca_dn_12ep"]
+COSTS = {  # and how far operations are from those of the paper
+    "detr_r50_12ep": 0.05,
+    # The paper does not print what its own code has for single-scale SAM-DETR.
+    "sam_detr_r50_smca_12ep": 0.06,
+    "sam_detr_r50_dc5_smca_12ep": 0.07,
+    "sam_detr_pp_r50_smca_dn_12ep": 0.05,
+}
+ROWS = {row.config: row for row in paper.PAPER}
+
+
+class Call(nn.Module):
+    """A function of a module, if any, and tensors, as a module."""
+
+    def __init__(self, function, *parts):
+        super().__init__()
+        self.function = function
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, *tensors):
+        return self.function(*self.parts, *tensors)
+
+
+class Detector(nn.Linear):
+    """Does something that no counter knows."""
+
+    def forward(self, batched_inputs):
+        x = super().forward(batched_inputs[0]["image"].flatten(1)[:, :1])
+        return torch.cdist(x, x)
+
+
+def build(name, *overrides):
+    return analysis.build(load_config(str(CONFIGS / f"{name}.py"), overrides).model)
+
+
+def count(module, *inputs):
+    """Operations of a module, of which none may be left out."""
+    counter = analysis.FlopCounter(module.eval())
+    counter.run(*inputs)
+    assert not counter.uncounted
+    return counter.flops.total()
+
+
+def test_a_multiply_add_of_a_linear_layer_is_one_operation():
+    assert count(nn.Linear(6, 10), torch.randn(2, 5, 6)) == 2 * 5 * 6 * 10
+
+
+@pytest.mark.parametrize("key_heads", [4, 1])
+def test_attention_counts_both_products_in_the_kernel_and_with_shared_keys(key_heads):
+    query, key = torch.randn(2, 4, 5, 8), torch.randn(2, key_heads, 7, 8)
+    value, bias = torch.randn(2, 4, 7, 3), torch.randn(2, 1, 1, 7)
+
+    flops = count(Call(attend), query, key, value, bias)
+
+    assert flops == 2 * 4 * 5 * 7 * (8 + 3)
+
+
+def test_deformable_attention_counts_projections_samples_and_their_weighted_sum():
+    dim, heads, points, queries = 32, 4, 3, 5
+    with torch.device("meta"):  # as `analyze` does; a CPU has a softmax of its own
+        levels = make_pyramid(dim)
+        inputs = [
+            torch.randn(2, queries, dim),
+            torch.rand(2, queries, len(levels), 2),
+            torch.randn(2, sum(level.tokens.shape[1] for level in levels), dim),
+        ]
+    tokens = sum(height * width for height, width in (level.size for level in levels))
+    samples = queries * heads * len(levels) * points
+    module = Call(
+        lambda attention, *tensors: attention(*tensors, levels),
+        DeformableAttention(dim, heads, len(levels), points).to("meta"),
+    )
+
+    flops = count(module, *inputs)
+
+    projections = (tokens + queries) * dim**2 + 3 * dim * samples
+    assert flops == 2 * (projections + samples * dim // heads * (4 + 1))
+
+
+@pytest.mark.parametrize(("ratio", "samples"), [(3, 9), (1, 1), (0, 4)])
+def test_roi_align_counts_its_bilinear_samples(ratio, samples):
+    rois = torch.tensor([[0, 1.0, 1, 4, 3], [1, 0, 2, 5, 5]])
+    align = ROIAlign((7, 7), 1.0, ratio, aligned=True)
+    assert count(align, torch.randn(2, 6, 8, 9), rois) == 2 * 6 * 7 * 7 * samples * 4
+
+
+def test_the_pooler_costs_what_its_operator_does():
+    level, boxes = make_level(dim=6), make_boxes(2, 3)
+    module = Call(lambda pooler, boxes: pooler(boxes, level), RoIAlignPooler(size=7))
+    assert count(module, boxes) == 2 * 3 * 6 * 7 * 7 * 4 * 4
+
+
+def test_the_separable_pooler_counts_its_products_and_the_sums_of_its_weights():
+    height, width, dim, boxes, size = 15, 9, 6, 3, 7
+    level = make_level(height, width, dim=dim)
+    module = Call(lambda pooler, boxes: pooler(boxes, level), SeparablePooler(size))
+
+    flops = count(module, make_boxes(2, boxes))
+
+    products = size * height * width * dim + size * size * width * dim
+    samples = [cells // size + 1 for cells in (height, width)]
+    sums = size * sum(x * (x + 1) for x in samples)
+    assert flops == 2 * boxes * (products + sums)
+
+
+def test_the_resampler_counts_four_per_channel_of_a_keypoint():
+    resampler = KeypointResampler(8, num_points=5, region_size=3, reduced_dim=2, hidden_dims=(4, 6))
+    regions = PooledRegions(torch.randn(2, 3, 8, 3, 3))
+    layers = 9 * 8 * 2 + 9 * 2 * 4 + 4 * 6 + 6 * 10
+    flops = count(resampler, regions, make_boxes(2, 3), make_level(dim=8))
+    assert flops == 2 * 3 * (layers + 4 * 5 * 8)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parts_are_the_whole(variant):
+    sizes = ((64, 96), (128, 64))
+    model = analysis.build(make_config(variant))
+    images = [torch.rand(3, *size, device="meta") for size in sizes]
+    totals = [count(model, [{"image": image}]) for image in images]
+
+    result = analysis.analyze(model, sizes)
+
+    assert result.total.flops == pytest.approx(sum(totals) / 2)
+    assert result.total.parameters == sum(x.numel() for x in model.parameters())
+
+
+def test_parameters_that_are_frozen_do_not_count():
+    model = instantiate(make_config()).eval()
+    model.neck.requires_grad_(False)
+    parts = analysis.analyze(model, [(64, 64)]).parts
+    assert parts["neck"].parameters == 0 and parts["neck"].flops > 0
+
+
+def test_parts_are_those_of_the_paper():
+    parts = analysis.analyze(analysis.build(make_config()), [(64, 64)]).parts
+
+    assert list(parts)[:3] == ["backbone", "neck", "encoder.attention"]
+    aligner = [f"aligner.{x}" for x in ("pooler", "resampler", "content_gate", "position_gate")]
+    for name in ("self_attention", *aligner, "cross_attention", "feed_forward", "heads"):
+        assert parts[f"decoder.{name}"].flops > 0, name
+    dim, queries, layers = 64, 12, 3
+    assert parts["decoder.feed_forward"].flops == layers * queries * 2 * dim * 32
+    assert parts["decoder.aligner.content_gate"].flops == layers * queries * dim * 8 * dim
+    assert analysis.OTHER not in parts
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_operator_of_our_models_is_left_out(name):
+    assert analysis.analyze(build(name), [(64, 96)]).uncounted == set()
+
+
+def test_a_detector_of_other_make_is_counted():
+    result = analysis.analyze(build("coco/fcos_r50_fpn_12ep"), [(64, 64)])
+    assert result.uncounted == set()
+    assert list(result.parts) == ["backbone", "head"]
+    assert result.total.parameters == pytest.approx(32e6, abs=0.5e6)
+
+
+def test_without_numbers_a_model_counts_the_same():
+    cfg = load_config(str(CONFIGS / "mini/detr.py"))
+    sizes = [(64, 96)]
+    meta, real = analysis.build(cfg.model), instantiate(cfg.model).eval()
+    assert next(meta.parameters()).is_meta
+    assert analysis.analyze(meta, sizes) == analysis.analyze(real, sizes)
+
+
+def test_counts_are_those_of_fvcore_and_the_attention_kernel_that_it_leaves_out():
+    model = instantiate(make_config("detr")).eval()
+    inputs = [{"image": torch.rand(3, 64, 96)}]
+    judge = FlopCountAnalysis(model, inputs).uncalled_modules_warnings(False)
+    totals = judge.unsupported_ops_warnings(False).by_operator()
+    cells, queries, dim, layers = 8 * 12, 12, 64, 3
+    kernel = 2 * dim * (cells**2 + layers * (queries**2 + queries * cells))
+
+    assert judge.unsupported_ops()["aten::scaled_dot_product_attention"] == 1 + 2 * layers
+    counted = ("conv", "linear", "layer_norm", "group_norm")  # others: no arithmetic, or folded
+    assert count(model, inputs) == sum(totals[x] for x in counted) + kernel
+
+
+def test_an_operator_that_nobody_counts_is_reported():
+    result = analysis.analyze(Detector(1, 2), [(32, 32)])
+    assert result.uncounted == {"aten._cdist_forward"}
+    assert "Not counted: aten._cdist_forward" in analysis.part_table(result)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        ("sam_detr_r50_12ep", 58_074_058),
+        ("sam_detr_pp_r50_12ep", 54_972_298),
+    ],
+)
+def test_with_91_classes_models_have_as_many_parameters_as_the_released_ones(config, parameters):
+    model = build(f"coco/{config}", "model.num_classes=91")
+    assert analysis.analyze(model, [(64, 64)]).total.parameters == parameters
+
+
+@pytest.mark.parametrize(("config", "tolerance"), COSTS.items())
+def test_models_cost_what_the_paper_says(config, tolerance):
+    total = analysis.analyze(build(f"coco/{config}")).total
+    assert total.parameters == pytest.approx(ROWS[config].parameters * 1e6, abs=1.2e6)
+    assert total.flops == pytest.approx(ROWS[config].gflops * 1e9, rel=tolerance)
+
+
+@pytest.mark.parametrize(("config", "gflops"), [("detr_r50_12ep", 86), ("detr_r50_dc5_12ep", 187)])
+def test_with_100_queries_the_operations_are_those_of_detr(config, gflops):
+    total = analysis.analyze(build(f"coco/{config}", "model.num_queries=100")).total
+    assert total.flops == pytest.approx(gflops * 1e9, rel=0.01)
+
+
+def test_every_config_of_the_paper_is_a_row_once():
+    names = [row.config for row in paper.PAPER]
+    assert len(set(names)) == len(names)
+    absent = {x.stem for x in (CONFIGS / "coco").glob("sam_detr*.py")} - set(names)
+    assert absent == {  # single-scale for 50 epochs
+        "sam_detr_r50_50ep",
+        "sam_detr_r50_smca_50ep",
+        "sam_detr_r50_dc5_50ep",
+        "sam_detr_r50_dc5_smca_50ep",
+    }
+
+
+def test_the_table_has_every_row_and_says_which_config_is_missing(tmp_path):
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "common").symlink_to(CONFIGS / "common")
+    present = ("sam_detr_r50_12ep", "detr_r50_12ep")
+    for name in present:
+        shutil.copy(CONFIGS / "coco" / f"{name}.py", tmp_path / "coco")
+
+    table = paper.paper_table(tmp_path / "coco", [(64, 64)]).split("\n\n")[0].splitlines()
+
+    assert len(table) == 2 + len(paper.PAPER)
+    for line, row in zip(table[2:], paper.PAPER):
+        config, name, ap, millions, ours, gflops, *_ = (x.strip() for x in line[1:].split("|"))
+        assert (config, name, float(ap)) == (row.config, row.name, row.ap)
+        assert (int(millions), int(gflops)) == (row.parameters, row.gflops)
+        assert (ours == "no config") == (config not in present)
+        assert config not in present or abs(float(ours) - row.parameters) < 1.2
+
+
+@pytest.fixture
+def main(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from analyze_model import main
+
+    return main
+
+
+def test_the_tool_lists_the_parts_of_a_config_with_overrides(main, capsys):
+    mini = CONFIGS / "mini" / "sam_detr.py"
+    arguments = ["--size", "64", "96", "--size", "96", "96", "model.num_queries=7"]
+    main(["--config-file", str(mini), *arguments])
+    model = build("mini/sam_detr", "model.num_queries=7")
+    expected = analysis.part_table(analysis.analyze(model, [(64, 96), (96, 96)]))
+    assert capsys.readouterr().out.strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "one of the arguments"), (["--paper", "model.num_queries=7"], "go with --config-file")],
+)
+def test_the_tool_says_what_does_not_go_together(main, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,255 @@
+"""The convergence study: curves, results, verdicts, plots, and trainings that are killed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from convergence import report, results, variants
+from convergence.curves import (
+    Curve,
+    LogError,
+    published_curves,
+    read_curve,
+    steps_to_reach,
+)
+from convergence.results import Results, Run, StudyError, add_run, load_results
+from convergence.variants import DETR, STATEMENTS, VARIANTS, Statement
+from samdetr.engine import load_config
+
+ROOT = Path(__file__).parents[2]
+PROTOCOL = ("train.max_iter=4",)
+
+
+def make_run(name="sam_detr", seed=0, ap=50.0, **fields):
+    """A training whose AP rises linearly to `ap` in four evaluations."""
+    rising = [ap * x / 4 for x in range(1, 5)]
+    given = {"commit": "abc", "machine": "cpu", "step_seconds": 0.25} | fields
+    return Run(name, seed, iterations=[1, 2, 3, 4], AP=rising, AP50=rising, AP75=rising, **given)
+
+
+def make_results(aps=None):
+    """All trainings of the study; `aps` by name, else 50; seeds are 1 AP apart."""
+    runs = [
+        make_run(variant.name, seed, (aps or {}).get(variant.name, 50.0) + seed)
+        for variant in VARIANTS
+        for seed in range(variant.seeds)
+    ]
+    return Results(PROTOCOL, tuple(runs))
+
+
+def write_lines(path, rows):
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+# Curves
+
+
+def test_an_ap_is_reached_on_the_line_between_two_evaluations():
+    curve = Curve("x", [100, 200, 300], [10.0, 30.0, 20.0])
+    assert steps_to_reach(curve, 5.0) == 100  # not known better than the first evaluation
+    assert steps_to_reach(curve, 10.0) == 100
+    assert steps_to_reach(curve, 25.0) == 175
+    assert steps_to_reach(curve, 30.0) == 200
+    assert steps_to_reach(curve, 31.0) is None
+
+
+def test_the_log_of_detectron2_is_a_curve_over_iterations(tmp_path):
+    rows = [
+        {"iteration": 19, "total_loss": 3.0},
+        {"iteration": 99, "total_loss": 2.0, "bbox/AP": 12.5},
+        {"iteration": 199, "total_loss": 1.0},
+        {"iteration": 200, "bbox/AP": 25.0},  # as Detectron2 counts the last one
+    ]
+    write_lines(tmp_path / "metrics.json", rows)
+    curve = read_curve(tmp_path)
+    assert curve == Curve(tmp_path.name, [100, 200], [12.5, 25.0], "iteration")
+    assert curve.per_epoch(50) == Curve(tmp_path.name, [2, 4], [12.5, 25.0], "epoch")
+
+
+def test_the_log_of_detr_is_a_curve_over_epochs(tmp_path):
+    rows = [{"epoch": i, "test_coco_eval_bbox": [0.1 * (i + 1), 0.5]} for i in range(3)]
+    file = write_lines(tmp_path / "log.txt", rows)
+    curve = read_curve(file, "theirs")
+    assert (curve.label, curve.unit, curve.steps) == ("theirs", "epoch", [1, 2, 3])
+    assert curve.ap == pytest.approx([10, 20, 30])
+    assert read_curve(tmp_path).ap == curve.ap
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        ("{", "line 1: not JSON"),
+        ("[1]", "line 1: has neither 'iteration' nor"),
+        ('{"epoch": 3}', "line 1: has neither 'iteration' nor"),
+        ('{"iteration": 3}', "nothing was evaluated"),
+        ("", "nothing was evaluated"),
+    ],
+)
+def test_a_file_that_is_no_log_is_refused(tmp_path, contents, reason):
+    (tmp_path / "metrics.json").write_text(contents)
+    with pytest.raises(LogError, match=reason):
+        read_curve(tmp_path)
+
+
+def test_a_missing_log_is_named(tmp_path):
+    with pytest.raises(LogError, match=r"metrics\.json is not there"):
+        read_curve(tmp_path)
+
+
+def test_published_curves_are_of_12_and_50_epochs_of_coco():
+    curves = published_curves()
+    assert len(curves) == 12
+    for name, curve in curves.items():
+        epochs = int(name.rpartition("_e")[2])
+        assert curve.unit == "epoch"
+        assert curve.steps == [float(x) for x in range(1, len(curve.steps) + 1)]
+        assert epochs - 1 <= len(curve.ap) <= epochs  # one log lacks its last epoch
+        assert max(curve.ap) == pytest.approx(curve.ap[-1], abs=0.5)
+        assert 30 < curve.ap[-1] < 50
+    # Table 1: what the released code's own logs end with.
+    assert curves["r50_e12"].ap[-1] < curves["r50_smca_e12"].ap[-1] < curves["r50_ms_e12"].ap[-1]
+
+
+# Variants
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_is_a_config_that_takes_the_protocol(variant):
+    path = ROOT / "configs/mini" / f"{variant.name}.py"
+    cfg = load_config(str(path), variants.PROTOCOL)
+    assert cfg.train.max_iter % cfg.train.eval_period == 0
+    reference = load_config(str(ROOT / "configs/mini/sam_detr.py"), variants.PROTOCOL)
+    cfg.train.output_dir = reference.train.output_dir
+    for key in ("optimizer", "lr_multiplier", "dataloader", "train"):
+        assert cfg[key] == reference[key]  # the same training for all
+
+
+def test_tables_and_statements_are_about_variants_of_the_study():
+    rows = (
+        variants.TABLE3,
+        variants.TABLE4,
+        variants.FIGURE7,
+        variants.COMPATIBILITY,
+        variants.PEERS,
+    )
+    used = {row.name for table in rows for row in table}
+    compared = {name for x in STATEMENTS for name in (x.better, x.worse)}
+    assert used | compared == {variant.name for variant in VARIANTS}
+
+
+def test_differences_of_the_paper_are_those_of_its_tables():
+    paper = {
+        row.name: row.paper
+        for row in (*variants.TABLE3, *variants.COMPATIBILITY, *variants.PEERS, *variants.TABLE4)
+        if row.paper is not None
+    }
+    checked = 0
+    for statement in STATEMENTS:
+        if "DC5" not in statement.text and {statement.better, statement.worse} <= paper.keys():
+            difference = paper[statement.better] - paper[statement.worse]
+            assert statement.paper == pytest.approx(difference, abs=1e-6), statement.text
+            checked += 1
+    assert checked >= 15
+
+
+# Results
+
+
+def test_results_are_kept_with_those_that_are_there(tmp_path):
+    file = tmp_path / "new" / "results.json"
+    first, second = make_run(seed=1), make_run(seed=0, ap=40.0)
+    add_run(file, PROTOCOL, first)
+    add_run(file, PROTOCOL, second)
+    found = load_results(file, PROTOCOL)
+    assert found.of("sam_detr") == [second, first]
+    assert found.has("sam_detr", 1) and not found.has("sam_detr", 2) and not found.has("detr", 0)
+    assert found.protocol == PROTOCOL
+    add_run(file, PROTOCOL, first._replace(commit="later"))
+    assert [run.commit for run in load_results(file).of("sam_detr")] == ["abc", "later"]
+
+
+def test_results_of_another_protocol_are_refused(tmp_path):
+    file = tmp_path / "results.json"
+    add_run(file, PROTOCOL, make_run())
+    with pytest.raises(StudyError, match=r"has results of train\.max_iter=4; those of other"):
+        add_run(file, ("other",), make_run(seed=1))
+    assert len(load_results(file).runs) == 1
+
+
+@pytest.mark.parametrize("contents", ["{", "[]", '{"protocol": [], "runs": [{"name": "x"}]}'])
+def test_a_file_without_results_is_refused(tmp_path, contents):
+    file = tmp_path / "results.json"
+    file.write_text(contents)
+    with pytest.raises(StudyError, match="is not a results file"):
+        load_results(file)
+
+
+def test_a_finished_training_is_read_from_its_metrics():
+    rows = [
+        {"iteration": 1, "time": 0.2},
+        {"iteration": 1, "bbox/AP": 1.0, "bbox/AP50": 2.0, "bbox/AP75": 3.0},
+        {"iteration": 3, "time": 0.4, "total_loss": 1.0},
+        {"iteration": 4, "bbox/AP": 4.0, "bbox/AP50": 5.0, "bbox/AP75": 6.0},
+    ]
+    run = results.run_from_metrics(rows, name="detr", seed=2, commit="abc", machine="cpu")
+    assert run == Run("detr", 2, "abc", "cpu", 0.3, [2, 4], [1.0, 4.0], [2.0, 5.0], [3.0, 6.0])
+
+
+# Report
+
+
+def test_a_difference_counts_if_it_is_larger_than_chance():
+    statement = Statement("x", "sam_detr", "detr", None)  # 3 seeds and 1
+    # Seeds are 1 AP apart, so their deviation is 1 and the error of the difference sqrt(4 / 3).
+    error = (1 + 1 / 3) ** 0.5
+    for difference, outcome in [
+        (2.1 * error, report.HELD),
+        (1.9 * error, report.NOISE),
+        (-1.9 * error, report.NOISE),
+        (-2.1 * error, report.FAILED),
+    ]:
+        found = report.Report(make_results({"sam_detr": 49.0, "detr": 50.0 - difference}))
+        verdict = found.judge(statement)
+        assert verdict.outcome == outcome
+        assert (verdict.difference, verdict.error) == pytest.approx((difference, error))
+
+
+def test_the_ratio_is_that_of_the_steps_to_the_baselines_last_ap():
+    table = report.Report(make_results({DETR: 9.0, "sam_detr": 39.0})).main_table()
+    cells = {x[0]: x for line in table.splitlines() if (x := line.strip("| ").split(" | "))}
+    cells = {name.strip(): [x.strip() for x in row] for name, row in cells.items()}
+    # DETR ends with 10 after 4 steps, SAM-DETR with 40: it has 10 after one.
+    assert cells["DETR"][-2:] == ["4", "1.0"]
+    assert cells["SAM-DETR"][2] == "40.0 ± 1.0"
+    assert cells["SAM-DETR"][-2:] == ["≤ 1", "≥ 4.0"]
+    # SAM-DETR++ ends with 51: it has 10 at its first evaluation too, and 20 between two of them.
+    assert float(cells["SAM-DETR++"][5]) == round(1 + (20 - 51 / 4) / (51 / 4))
+
+
+def test_variants_without_results_are_named():
+    runs = tuple(run for run in make_results().runs if run.name != "dab_detr")
+    with pytest.raises(StudyError, match="no results yet of dab_detr"):
+        report.Report(Results(PROTOCOL, runs))
+
+
+def test_seeds_of_one_variant_must_be_evaluated_alike():
+    odd = make_run(seed=1)._replace(iterations=[1, 2, 3, 5])
+    with pytest.raises(StudyError, match="different iterations"):
+        results.summarize([make_run(), odd], "x")
+
+
+def test_blocks_of_the_page_are_replaced_and_the_rest_is_kept():
+    page = "before\n<!-- begin a -->\nold\n<!-- end a -->\nafter\n"
+    filled = report.fill(page, {"a": r"new \1"})
+    assert filled == "before\n<!-- begin a -->\n\nnew \\1\n\n<!-- end a -->\nafter\n"
+    assert report.fill(filled, {"a": r"new \1"}) == filled
+    with pytest.raises(StudyError, match="begin b"):
+        report.fill(page, {"b": "x"})
+
+
+def test_the_page_has_the_figures_of_the_results_file():
+    page = (ROOT / "docs/convergence.md").read_text()
+    tables = report.Report(load_results(ROOT / "docs/convergence.json")).tables()
+    assert report.fill(page, tables) == page

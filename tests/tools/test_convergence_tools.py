@@ -1,0 +1,114 @@
+"""The tools of the convergence study: plots, command lines, trainings that fail."""
+
+import pytest
+from test_convergence import PROTOCOL, make_results, write_lines
+
+import convergence_study
+import plot_convergence
+from convergence import report, study
+from convergence.curves import published_curves
+from convergence.results import StudyError, add_run, load_results
+from convergence.variants import VARIANTS
+
+
+def test_report_makes_page_and_plots_from_the_results_alone(tmp_path, monkeypatch):
+    file, page = tmp_path / "results.json", tmp_path / "page.md"
+    for run in make_results().runs:
+        add_run(file, PROTOCOL, run)
+    names = report.Report(make_results()).tables()
+    page.write_text("".join(f"<!-- begin {x} -->\n<!-- end {x} -->\n" for x in names))
+    convergence_study.main(["--report", "--results", str(file), "--page", str(page)])
+    assert page.read_text().count("SAM-DETR w/ SMCA") > 3
+    for name in ("figure6", "figure7", "published"):
+        assert (tmp_path / f"page_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+# Plots
+
+
+def drawn(arguments, monkeypatch, tmp_path):
+    """Labels and points of the lines that plot_convergence.py draws."""
+    options = plot_convergence.argument_parser().parse_args([str(tmp_path / "x.png"), *arguments])
+    lines = plot_convergence.draw(options).axes[0].get_lines()
+    return {x.get_label(): [*zip(x.get_xdata(), x.get_ydata())] for x in lines}
+
+
+def test_logs_are_drawn_beside_published_curves(tmp_path, monkeypatch):
+    write_lines(tmp_path / "metrics.json", [{"iteration": 7392, "bbox/AP": 12.5}])
+    arguments = ["--logs", str(tmp_path), "--labels", "mine", "--iterations-per-epoch", "7393"]
+    found = drawn([*arguments, "--published", "r50_e12"], monkeypatch, tmp_path)
+    published = published_curves()["r50_e12"]
+    assert found["mine"] == [(1.0, 12.5)]
+    assert found["r50_e12 (published)"] == [*zip(published.steps, published.ap)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "nothing to draw"),
+        (["--published", "r50_e13"], "no published curve 'r50_e13', but r50_dc5_e12"),
+        (["--logs", "nowhere"], "nowhere is not there"),
+        (["--logs", "a", "--labels", "x", "y"], "2 --labels for 1 --logs"),
+        (["--logs", "metrics.json", "--published", "r50_e12"], "--iterations-per-epoch makes"),
+        (["--figure", "6", "--results", "nowhere.json"], "nowhere.json is not there"),
+    ],
+)
+def test_what_cannot_be_plotted_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, reason):
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "metrics.json", [{"iteration": 0, "bbox/AP": 1.0}])
+    with pytest.raises(SystemExit) as stopped:
+        plot_convergence.main(["out.png", *arguments])
+    assert stopped.value.code == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()
+
+
+# The tool
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--run", "sam_detrr"], "--run 'sam_detrr': the study has"),
+        (["--all", "--seed", "1"], "--seed goes with --run"),
+        (["--all", "--jobs", "0"], "--jobs is 0"),
+        (["--report", "--results", "nowhere.json"], "nowhere.json is not there"),
+    ],
+)
+def test_what_cannot_be_studied_is_one_sentence(arguments, reason, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        convergence_study.main(arguments)
+    assert stopped.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_every_variant_is_trained_once_before_any_is_again():
+    trainings = convergence_study.chosen(None, None)
+    assert [x.name for x in trainings[: len(VARIANTS)]] == [x.name for x in VARIANTS]
+    assert len(trainings) == len(set(trainings)) == sum(x.seeds for x in VARIANTS)
+    assert convergence_study.chosen(["detr"], [5, 7]) == [("detr", 5), ("detr", 7)]
+
+
+def test_a_training_that_fails_is_reported_after_the_others(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    root.mkdir()
+    script = """import json, pathlib, sys
+values = dict(x.split("=", 1) for x in sys.argv if "=" in x)
+if values["train.seed"] == "1":
+    sys.exit("this one fails")
+row = {"iteration": 3, "time": 0.1, "bbox/AP": 7.0, "bbox/AP50": 8.0, "bbox/AP75": 9.0}
+pathlib.Path(values["train.output_dir"], "metrics.json").write_text(json.dumps(row) + "\\n")
+"""
+    (root / "train_net.py").write_text(script)
+    toy = study.Study(root, tmp_path / "output", tmp_path / "results.json", PROTOCOL)
+    trainings = [study.Training("detr", seed) for seed in range(3)]
+    said: list[str] = []
+    with pytest.raises(StudyError, match=r"(?s)detr seed 1: failed.*this one fails"):
+        study.run_all(toy, trainings, 1, said.append)
+    assert [run.seed for run in load_results(toy.results).of("detr")] == [0, 2]
+    # What is done is not done again, even if it never got into the results file.
+    toy.results.unlink()
+    (root / "train_net.py").write_text("raise SystemExit('not again')")
+    assert study.train(toy, trainings[0]).AP == [7.0]
+    with pytest.raises(StudyError, match="has a training of"):
+        study.train(toy._replace(protocol=("other",)), trainings[0])
