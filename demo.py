@@ -25,7 +25,7 @@ try:
     from samdetr import Predictor
     from samdetr.data import example_image
     from samdetr.demo import Plan, plan_camera, plan_files, run
-    from samdetr.engine.trust import add_trust_option
+    from samdetr.engine import add_trust_option
     from samdetr.errors import EXIT_CODE, refusing
 except ModuleNotFoundError as error:
     if error.name != "samdetr":

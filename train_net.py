@@ -9,8 +9,14 @@ import warnings
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 try:
-    from samdetr.engine import TrainingError, argument_parser, configure, main, start
-    from samdetr.engine.faults import killed_process
+    from samdetr.engine import (
+        TrainingError,
+        argument_parser,
+        configure,
+        killed_process,
+        main,
+        start,
+    )
     from samdetr.errors import refusing
 except ModuleNotFoundError as error:
     if error.name != "samdetr":

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from benchmark import flops as analysis
 from benchmark import paper_table as paper
-from samdetr.engine import load_config
-from samdetr.engine.trust import add_trust_option
+from samdetr.engine import add_trust_option, load_config
 from samdetr.errors import refusing
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "coco"

@@ -22,7 +22,7 @@ from benchmark.cases import DTYPES, WORK, Case, Setting
 from benchmark.loading import Source
 from benchmark.scaling import AXES
 from samdetr.arguments import image_size, integer
-from samdetr.engine.trust import add_trust_option
+from samdetr.engine import add_trust_option
 from samdetr.errors import refusing
 from samdetr.outputs import check_files
 

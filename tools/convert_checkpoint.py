@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from samdetr.convert.command import AUTO, Output, convert_file, describe_file, export_official
 from samdetr.convert.files import FORMATS
 from samdetr.convert.sources import SOURCES
-from samdetr.engine.trust import add_trust_option
+from samdetr.engine import add_trust_option
 from samdetr.errors import refusing
 
 DETECT, HALF, TO_OFFICIAL = "detect", "half", "to-official"

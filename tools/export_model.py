@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from samdetr.arguments import image_size
-from samdetr.engine.trust import add_trust_option
+from samdetr.engine import add_trust_option
 from samdetr.errors import refusing
 from samdetr.export import (
     FORMATS,

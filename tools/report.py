@@ -17,8 +17,7 @@ from omegaconf import DictConfig
 from convergence.curves import METRICS, read_rows
 from samdetr import visualize
 from samdetr.checkpoint import Checkpointer
-from samdetr.engine import build_model, load_config
-from samdetr.engine.trust import add_trust_option
+from samdetr.engine import add_trust_option, build_model, load_config
 from samdetr.errors import refusing
 from samdetr.inputs import InputError
 from samdetr.outputs import make_writable

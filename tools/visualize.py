@@ -14,7 +14,7 @@ from pathlib import Path
 
 from samdetr import inspection, model_zoo
 from samdetr.arguments import integer
-from samdetr.engine.trust import add_trust_option
+from samdetr.engine import add_trust_option
 from samdetr.errors import EXIT_CODE, refusing
 from samdetr.outputs import make_writable
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from samdetr import checkpoint
 from samdetr.checkpoint import Checkpointer, CheckpointError, MissingCheckpointError
-from samdetr.data import mini
+from samdetr.data.mini import dataset as mini
 from samdetr.modeling import queries
 from samdetr.urls import SafeUrlHandler, UrlError, check_url
 

@@ -10,7 +10,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from coco_files import Registry, write_coco
-from samdetr.data import DataError, load_detection_dataset, mini, mini_folder
+from samdetr.data import DataError, load_detection_dataset, mini_folder
+from samdetr.data.mini import dataset as mini
 
 GOOD = [5, 5, 10, 10]
 

@@ -15,7 +15,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from coco_files import Registry
-from samdetr.data import cache_folder, load_detection_dataset, mini, mini_folder
+from samdetr.data import cache_folder, load_detection_dataset, mini_folder
+from samdetr.data.mini import dataset as mini
 
 COUNTS = {"train": 6, "val": 4}
 

@@ -33,7 +33,7 @@ def checkout(folder: Path, assertion: str) -> Path:
 def test_the_list_fits_the_package(mutant):
     source = (ROOT / PACKAGE / mutant.file).read_text()
     compile(mutation_check.mutated(source, mutant), mutant.file, "exec")
-    missing = [x for x in mutant.tests.split() if not (ROOT / "tests" / f"{x}.py").is_file()]
+    missing = [x for x in mutant.tests.split() if not [*(ROOT / "tests").rglob(f"{x}.py")]]
     assert missing == [] and mutant.tests
 
 

@@ -2,13 +2,16 @@
 
 from .arguments import argument_parser, configure
 from .config import ConfigError, load_config
-from .faults import TrainingError
+from .faults import TrainingError, killed_process
 from .launch import start
 from .optimizer import BackboneFactor, build_optimizer
 from .train import build_model, compile_parts, evaluate, main, train
 from .trainer import Trainer
+from .trust import add_trust_option
 
 __all__ = [
+    "add_trust_option",
+    "killed_process",
     "BackboneFactor",
     "ConfigError",
     "Trainer",

@@ -52,7 +52,7 @@ UNSAFE = ("detectron2.modeling.mmdet_wrapper",)  # builds and loads what other p
 FUNCTIONS = frozenset(
     {
         "samdetr.data.datasets.load_detection_dataset",
-        "samdetr.data.loading.build_train_loader",
+        "samdetr.data.loader.build_train_loader",
         "samdetr.data.own.load_own_dataset",
         "samdetr.modeling.backbone.resnet50_dc5_stages",
         "samdetr.modeling.mini_backbone.mini_resnet",
