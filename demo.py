@@ -1,34 +1,47 @@
 #!/usr/bin/env python
-"""Detect objects in images, videos or what a camera sees; draw them, and list them as COCO results.
+"""Detect objects in images, videos or a camera stream; draw them and write COCO results.
 
-Without options that is the small detector of digits that comes with the package, on its picture.
+Without options it runs the small digit detector shipped with the package on its example image.
 
-Exit code: 0; 2 if nothing could be done, which is one sentence on stderr, or if an image could not
-be read. Of many the others are done all the same, and those that failed are listed at the end.
+Exit code: 0; 2 if nothing could be done, with one sentence on stderr, or if an image could not be
+read. The other images are processed all the same, and those that failed are listed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any, NamedTuple
 
-# What Detectron2's import says on today's torch; nobody who runs this can change it.
+# Emitted when Detectron2 is imported.
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-# What OpenCV and its FFmpeg say beside our sentence when a video or camera cannot be opened.
+# OpenCV and its FFmpeg print messages of their own when a video or camera cannot be opened.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 try:
+    from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+    from detectron2.structures import Instances
+    from detectron2.utils.video_visualizer import VideoVisualizer
+    from PIL import Image
+    from tqdm import tqdm
+
     from samdetr import Predictor
     from samdetr.data import example_image
-    from samdetr.demo import Plan, plan_camera, plan_files, run
     from samdetr.engine import add_trust_option
-    from samdetr.errors import EXIT_CODE, refusing
+    from samdetr.errors import EXIT_CODE, InputError, check_writable, refusing
+    from samdetr.predictor import IMAGE_SUFFIXES, Prediction, image_files
+    from samdetr.video import VIDEO_SUFFIXES, VideoReader, VideoWindow, VideoWriter, is_video
+    from samdetr.visualize import DRAWN_WIDTH, draw_detections, labels_as_text
 except ModuleNotFoundError as error:
-    if error.name != "samdetr":
+    if error.name not in ("samdetr", "detectron2"):
         raise
     sys.exit(
         f"demo.py: samdetr is not installed for {sys.executable}: run `make env` and use "
@@ -45,6 +58,7 @@ examples:
   demo.py --input val2017 --annotations instances_val2017.json --threshold 0 --json results.json
 """
 OUTPUT = Path("output/detections")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")  # formats in which drawings are written
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -58,7 +72,7 @@ def argument_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[example_image()],
         metavar="PATH",
-        help="images, videos, folders of them, and patterns (default: the package's picture)",
+        help="images, videos, folders of them, and patterns (default: the package's example)",
     )
     source.add_argument(
         "--webcam",
@@ -66,22 +80,22 @@ def argument_parser() -> argparse.ArgumentParser:
         nargs="?",
         const=0,
         metavar="NUMBER",
-        help="camera (default: 0); Escape in its window or Ctrl-C ends it",
+        help="camera (default: 0); stop with Escape in its window or with Ctrl-C",
     )
     add(
         "--output",
         type=Path,
         metavar="PATH",
-        help="a folder, or of one image or video a file (default: output/detections; of a camera "
-        "a window; nothing is drawn if there is --json alone)",
+        help="folder for drawings, or a file if there is one input (default: output/detections; a "
+        "window for a camera; no drawings if only --json is given)",
     )
     add("--json", type=Path, metavar="FILE", help="write detections as COCO results")
     add(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="COCO file with the ids of the images, found by file name, and of the categories "
-        "(default: 1, 2, 3, ... and those of the config's data set)",
+        help="COCO file with the ids of the images, matched by file name, and of the categories "
+        "(default: 1, 2, 3, ... and the category ids of the config's data set)",
     )
     model = parser.add_argument_group("detector").add_argument
     model(
@@ -93,29 +107,194 @@ def argument_parser() -> argparse.ArgumentParser:
     model("--checkpoint", metavar="FILE", help="file or URL (default: the package's)")
     model("--device", help="such as cpu (default: a GPU if there is one)")
     model("--threshold", type=float, default=0.5, help="lowest score (default: 0.5)")
-    model("--batch-size", type=int, default=1, help="images at a time (default: 1)")
+    model("--batch-size", type=int, default=1, help="images per forward pass (default: 1)")
     add_trust_option(parser)
     model("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config")
     return parser
 
 
+class Plan(NamedTuple):
+    """Inputs and outputs of a run."""
+
+    images: dict[Path, int]  # image files and their ids in the results
+    videos: Sequence[tuple[VideoReader, VideoWriter | VideoWindow | None]]
+    targets: dict[Path, Path]  # file of the drawing of each input; empty if nothing is drawn
+    category_ids: dict[str, int] | None  # by class name, from --annotations
+
+
 def make_plan(options: argparse.Namespace) -> Plan:
-    if options.webcam is not None:
-        return plan_camera(options.webcam, options.output, options.json)
+    """Resolve inputs and outputs before a model is built.
+
+    Raises:
+        InputError: if an input cannot be read, an output would overwrite an input or another
+            output, or the annotations lack an image.
+        OSError: if an output cannot be written.
+    """
+    plan = _plan_files(options) if options.webcam is None else _plan_camera(options)
+    for path in (*plan.targets.values(), *filter(None, [options.json])):
+        check_writable(path)
+    return plan
+
+
+def _plan_files(options: argparse.Namespace) -> Plan:
+    files = image_files(options.input, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+    images = [x for x in files if not is_video(x)]
+    if options.annotations and len(images) < len(files):
+        raise InputError(f"{options.annotations} has no frames of videos: omit one or the other")
+    ids, category_ids = {x: i for i, x in enumerate(images, 1)}, None
+    if options.annotations:
+        ids, category_ids = read_annotations(options.annotations, images)
     output = options.output or (None if options.json else OUTPUT)
-    return plan_files(options.input, output, options.json, options.annotations)
+    targets = output_files(files, output) if output else {}
+    readers = [(x, VideoReader(x)) for x in files if is_video(x)]
+    videos = [(y, VideoWriter(targets[x], y.rate) if targets else None) for x, y in readers]
+    return Plan(ids, videos, targets, category_ids)
 
 
-def make_predictor(options: argparse.Namespace) -> Predictor:
-    return Predictor(
-        options.config_file,
-        options.checkpoint,
-        options.device,
-        options.threshold,
-        options.batch_size,
-        options.opts,
-        options.trusted_config,
-    )
+def _plan_camera(options: argparse.Namespace) -> Plan:
+    reader = VideoReader(options.webcam)
+    if options.output is None:
+        return Plan({}, [(reader, VideoWindow())], {}, None)
+    source = Path(f"camera{options.webcam}.mp4")
+    targets = output_files([source], options.output)
+    return Plan({}, [(reader, VideoWriter(targets[source], reader.rate))], targets, None)
+
+
+def output_files(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """Return the file to which the drawing of each input is written.
+
+    Args:
+        inputs: images and videos.
+        output: folder, or a file of the same kind if there is one input.
+
+    Raises:
+        InputError: if `output` is a file of another kind, or if a file would be overwritten.
+    """
+    if output.suffix.lower() in PICTURE_SUFFIXES + VIDEO_SUFFIXES and not output.is_dir():
+        suffixes = VIDEO_SUFFIXES if is_video(inputs[0]) else PICTURE_SUFFIXES
+        if len(inputs) > 1 or output.suffix.lower() not in suffixes:
+            subject = f"{len(inputs)} inputs" if len(inputs) > 1 else str(inputs[0])
+            raise InputError(f"{output} must be a folder or end in .mp4 or .png, as {subject} need")
+        targets = {inputs[0]: output}
+    else:
+        targets = {x: output / _drawing_name(x) for x in inputs}
+    taken = {x.resolve() for x in inputs}
+    for target in targets.values():
+        if target.resolve() in taken:
+            raise InputError(f"{target} would be overwritten: choose another --output")
+        taken.add(target.resolve())
+    return targets
+
+
+def _drawing_name(file: Path) -> str:
+    if is_video(file):
+        return f"{file.stem}.mp4"
+    return file.name if file.suffix.lower() in PICTURE_SUFFIXES else f"{file.name}.png"
+
+
+def read_annotations(path: Path, images: Sequence[Path]) -> tuple[dict[Path, int], dict[str, int]]:
+    """Return the ids of images, matched by file name, and of categories in a COCO file.
+
+    Raises:
+        InputError: if it is not a COCO file, or does not have each image exactly once.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = [(Path(x["file_name"]).name, int(x["id"])) for x in content["images"]]
+        category_ids = {x["name"]: int(x["id"]) for x in content["categories"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot be read as COCO annotations: {error!r}") from error
+    ids, occurrences = dict(entries), Counter(name for name, _ in entries)
+    for image in images:
+        if occurrences[image.name] != 1:
+            found = f"{occurrences[image.name]} images named {image.name}"
+            raise InputError(f"{path} has {found}, expected 1")
+    return {image: ids[image.name] for image in images}, category_ids
+
+
+class Run:
+    """A predictor applied to a plan.
+
+    Args:
+        predictor: the detector.
+        plan: inputs and outputs.
+
+    Attributes:
+        images: number of images and frames so far.
+        results: detections so far, in COCO's format, with `file_name` and the `frame` of a video.
+        failures: the error of each image that could not be read.
+
+    Raises:
+        InputError: if the annotations lack a class of the detector.
+    """
+
+    def __init__(self, predictor: Predictor, plan: Plan):
+        self.predictor = predictor
+        self.plan = plan
+        self.images = 0
+        self.results: list[dict[str, Any]] = []
+        self.failures: list[str] = []
+        self._category_ids = self._categories()
+
+    def _categories(self) -> dict[int, int]:
+        """Map class indices to the category ids of the annotations, else of the data set."""
+        classes, known = self.predictor.metadata.get("thing_classes"), self.plan.category_ids
+        if classes and known is not None:
+            if missing := [x for x in classes if x not in known]:
+                raise InputError(f"--annotations has no category {missing[0]!r}")
+            return {index: known[name] for index, name in enumerate(classes)}
+        ids = self.predictor.metadata.get("thing_dataset_id_to_contiguous_id") or {}
+        return {index: category for category, index in ids.items()}
+
+    def detect(self) -> None:
+        """Process images, then videos."""
+        self._detect_images()
+        numbers = count(len(self.plan.images) + 1)
+        for reader, sink in self.plan.videos:
+            self._detect_video(reader, sink, numbers)
+
+    def _detect_images(self) -> None:
+        files = tqdm(self.plan.images, unit="image", disable=not self.plan.images)
+        for found in self.predictor.stream(files, self._skip):
+            file = found.source
+            self._add(found.instances, self.plan.images[file], file_name=str(file))
+            if file in self.plan.targets:
+                self._draw(found, self.plan.targets[file])
+
+    def _skip(self, _: Any, error: Exception) -> None:
+        self.failures.append(str(error))
+
+    def _draw(self, found: Prediction, path: Path) -> None:
+        scale = max(1.0, DRAWN_WIDTH / max(found.image.shape[:2]))
+        picture = draw_detections(found.image, found.instances, self.predictor.metadata, scale)
+        Image.fromarray(picture).save(path, quality=95)
+
+    def _detect_video(
+        self, reader: VideoReader, sink: VideoWriter | VideoWindow | None, numbers: Iterator[int]
+    ) -> None:
+        painter = VideoVisualizer(self.predictor.metadata)
+        frames = tqdm(reader, total=reader.count, unit="frame")
+        try:
+            for frame, found in enumerate(self.predictor.stream(frames), 1):
+                self._add(found.instances, next(numbers), file_name=reader.name, frame=frame)
+                if sink is None:
+                    continue
+                with labels_as_text():
+                    drawn = painter.draw_instance_predictions(found.image, found.instances)
+                if not sink.add(drawn.get_image()):
+                    break
+        except KeyboardInterrupt:  # Ctrl-C ends a recording, which is kept
+            pass
+        finally:
+            if sink is not None:
+                sink.close()
+
+    def _add(self, instances: Instances, image_id: int, **source: str | int) -> None:
+        self.images += 1
+        for entry in instances_to_coco_json(instances, image_id):
+            index = entry["category_id"]
+            entry["category_id"] = self._category_ids.get(index, index)
+            self.results.append({**entry, **source})
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -123,12 +302,25 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with refusing(parser.prog):
         plan = make_plan(options)
-        report = run(make_predictor(options), plan)
-    print(f"{report.detections} detections in {report.images} images")
-    if report.failures:
-        count = len(report.failures)
-        listed = "\n".join(f"  {x}" for x in report.failures)
-        parser.exit(EXIT_CODE, f"{parser.prog}: {count} images could not be read:\n{listed}\n")
+        predictor = Predictor(
+            options.config_file,
+            options.checkpoint,
+            options.device,
+            options.threshold,
+            options.batch_size,
+            options.opts,
+            options.trusted_config,
+        )
+        run = Run(predictor, plan)
+        try:
+            run.detect()
+        finally:  # results so far are kept after an error or an interruption
+            if options.json:
+                options.json.write_text(json.dumps(run.results), encoding="utf-8")
+    print(f"{len(run.results)} detections in {run.images} images")
+    if run.failures:
+        lines = [f"{parser.prog}: {len(run.failures)} images could not be read:", *run.failures]
+        parser.exit(EXIT_CODE, "\n  ".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from samdetr.checkpoint import CheckpointError
 from samdetr.convert import ConversionError
 from samdetr.data import DataError
 from samdetr.engine import ConfigError
-from samdetr.errors import EXIT_CODE, SamdetrError, refusing
+from samdetr.errors import EXIT_CODE, InputError, SamdetrError, refusing
 from samdetr.export import ExportError
-from samdetr.inputs import InputError
 
 OURS = (
     CheckpointError,

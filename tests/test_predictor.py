@@ -16,7 +16,7 @@ from samdetr import Predictor, model_zoo
 from samdetr.checkpoint import CheckpointError
 from samdetr.data import example_image, read_image
 from samdetr.engine import ConfigError
-from samdetr.inputs import InputError
+from samdetr.errors import InputError
 from samdetr.predictor import to_rgb
 
 MINI = "mini/sam_detr_smca"

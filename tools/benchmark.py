@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 
+from argument_types import image_size, integer
 from benchmark import run, table
 from benchmark.cases import DTYPES, WORK, Case, Setting
 from benchmark.loading import Source
 from benchmark.scaling import AXES
-from samdetr.arguments import image_size, integer
 from samdetr.engine import add_trust_option
-from samdetr.errors import refusing
-from samdetr.outputs import check_files
+from samdetr.errors import check_writable, refusing
 
 EPILOG = """
 examples:
@@ -186,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     with refusing("benchmark.py"):
         if options.json:
-            check_files([options.json])
+            check_writable(options.json)
         figures = {"command": ["tools/benchmark.py", *arguments], **benchmark(options)}
         if options.json:
             options.json.write_text(json.dumps(figures, indent=1, default=str) + "\n")

@@ -16,8 +16,7 @@ from convergence.report import Report, fill
 from convergence.results import StudyError, load_results
 from convergence.study import Study, Training, run_all
 from convergence.variants import PROTOCOL, VARIANTS
-from samdetr.errors import refusing
-from samdetr.outputs import check_files
+from samdetr.errors import check_writable, refusing
 
 ROOT = Path(__file__).resolve().parents[1]
 EPILOG = """
@@ -131,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif options.report:
             report(options.results, options.page)
         else:
-            check_files([options.results])
+            check_writable(options.results)
             study = Study(ROOT, options.output.absolute(), options.results, protocol)
             run_all(study, chosen(options.run, options.seed), options.jobs, say)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from samdetr.arguments import image_size
+from argument_types import image_size
 from samdetr.engine import add_trust_option
 from samdetr.errors import refusing
 from samdetr.export import (

@@ -13,7 +13,6 @@ from pathlib import Path
 from samdetr.data.mini.dataset import MINI_COUNTS, write_mini
 from samdetr.data.mini.digits import SceneParameters
 from samdetr.errors import refusing
-from samdetr.outputs import make_writable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{split} is {count}, must be 1 or more")
     with refusing(parser.prog):
         parameters = SceneParameters(**{field.name: getattr(args, field.name) for field in fields})
-        make_writable(args.out)
+        args.out.mkdir(parents=True, exist_ok=True)
         write_mini(args.out, parameters, counts)
     for split in MINI_COUNTS:
         print(f"{args.out / split}.json  {args.out / split}/")

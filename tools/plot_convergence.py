@@ -15,8 +15,7 @@ from matplotlib.backend_bases import FigureCanvasBase
 from convergence import plots
 from convergence.curves import LogError, find_published, published_curves, read_curve
 from convergence.results import load_results
-from samdetr.errors import refusing
-from samdetr.outputs import check_files
+from samdetr.errors import check_writable, refusing
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = {"6": plots.plot_figure6, "7": plots.plot_figure7}
@@ -90,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output.suffix.removeprefix(".") not in formats:
         parser.error(f"{options.output} must end in one of .{', .'.join(formats)}")
     with refusing(parser.prog):
-        check_files([options.output])
+        check_writable(options.output)
         draw(options).savefig(options.output, dpi=100)
     print(options.output)
 

@@ -20,8 +20,7 @@ from samdetr.data.mini.pretraining import (
     pretrain,
     save_backbone,
 )
-from samdetr.errors import refusing
-from samdetr.outputs import check_files
+from samdetr.errors import check_writable, refusing
 
 TRAINING_OPTIONS = ("epochs", "batch_size", "learning_rate", "seed")
 CROP_OPTIONS = ("size", "min_height", "max_height")
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"{option} is {getattr(args, name)}, must be 1 or more")
     parameters = PretrainingParameters(**{name: getattr(args, name) for name in TRAINING_OPTIONS})
     with refusing(parser.prog):
-        check_files([args.output])
+        check_writable(args.output)
         crop = dataclasses.replace(CROP, **{name: getattr(args, name) for name in CROP_OPTIONS})
     classifier = pretrain(digit_crops(crop, "train", args.crops), parameters)
     save_backbone(classifier, args.output)

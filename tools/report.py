@@ -18,9 +18,7 @@ from convergence.curves import METRICS, read_rows
 from samdetr import visualize
 from samdetr.checkpoint import Checkpointer
 from samdetr.engine import add_trust_option, build_model, load_config
-from samdetr.errors import refusing
-from samdetr.inputs import InputError
-from samdetr.outputs import make_writable
+from samdetr.errors import InputError, refusing
 
 
 def held_out(cfg: DictConfig, count: int) -> list[dict]:
@@ -34,7 +32,6 @@ def report(folder: Path, count: int, threshold: float, trusted: bool) -> None:
     for name in ("config.yaml", METRICS, "last_checkpoint"):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing: not the folder of a run")
-    make_writable(folder)
     metrics = read_rows(folder / METRICS)
     cfg = load_config(str(folder / "config.yaml"), trusted=trusted)
     cfg.train.device = "cpu"  # wherever it was trained

@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from argument_types import integer
 from samdetr import inspection, model_zoo
-from samdetr.arguments import integer
 from samdetr.engine import add_trust_option
 from samdetr.errors import EXIT_CODE, refusing
-from samdetr.outputs import make_writable
 
 SHIPPED = "mini/sam_detr_smca"
 EPILOG = """
@@ -59,7 +58,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def visualize(options: argparse.Namespace) -> list[str]:
     """Draw what the options ask for; what is wrong with images that could not be read."""
     records = inspection.image_records(options.images)
-    make_writable(options.output)
+    options.output.mkdir(parents=True, exist_ok=True)
     pairs = options.model or [(SHIPPED, model_zoo.get_checkpoint(SHIPPED))]
     models = inspection.load_contestants(pairs, options.device, options.trusted_config)
     inspection.check_queries(models[0], options.queries)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from conftest import make_batch, make_predictions
 from inspection_makers import SIZES, make_mini, make_observation
-from samdetr.inputs import InputError
+from samdetr.errors import InputError
 from samdetr.inspection import (
     attention_weights,
     best_queries,

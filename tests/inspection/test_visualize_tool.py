@@ -107,7 +107,7 @@ def test_what_cannot_be_drawn_is_one_sentence(main, photo, tmp_path, capsys):
         "a checkpoint is named ''": [photo, "--model", "mini/detr", ""],
         "mini/nothing is not a file, and": [photo, "--model", "mini/nothing", SHIPPED],
         "DeformableCrossAttention reads a few points": [photo, *deformable],
-        f"cannot write to folder {photo / 'out'}": [photo, "--output", photo / "out"],
+        f"{photo / 'out'}: Not a directory": [photo, "--output", photo / "out"],
     }
     for start, arguments in cases.items():
         if "--output" not in arguments:

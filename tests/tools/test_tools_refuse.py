@@ -29,8 +29,8 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["--checkpoint", "IN/foreign.pth"], "IN/foreign.pth does not fit the model"),
         (["--checkpoint", "IN/text.pth"], "IN/text.pth cannot be read as a checkpoint"),
         (["--annotations", "IN/text.json"], "IN/text.json cannot be read as COCO annotations"),
-        (["--output", "TEXT/out"], "cannot write to folder TEXT/out"),
-        (["--json", "IN"], "IN is a folder, and a file of that name is to be written"),
+        (["--output", "TEXT/out"], "TEXT/out: Not a directory"),
+        (["--json", "IN"], "IN: Is a directory"),
         (["--threshold", "2"], "threshold is 2.0, expected 0 to 1"),
         (["--batch-size", "0"], "batch_size is 0, expected 1 or more"),
         (["--device", "abacus"], "device 'abacus' is none"),
@@ -54,7 +54,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["--config-file", "IN/nowhere.py"], "'IN/nowhere.py' is not a file"),
         (["--config-file", "IN/text.yaml"], "IN/text.yaml"),
         ([*CONFIG, "--weights", "IN/foreign.pth"], "IN/foreign.pth does not fit the model"),
-        ([*CONFIG, "--json", "TEXT/out.json"], "cannot write to folder TEXT"),
+        ([*CONFIG, "--json", "TEXT/out.json"], "TEXT: File exists"),
         ([*CONFIG, "--device", "abacus"], "device is 'abacus', must be cpu or cuda"),
     ],
     "tools/convergence_study.py": [
@@ -62,7 +62,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["--report", "--page", "IN/nowhere.md"], "--page IN/nowhere.md is not there"),
         (["--report", "--page", "IN/text.txt"], "the page must have '<!-- begin"),
         (["--list", "--results", "IN/text.json"], "IN/text.json is not a results file"),
-        (["--run", "detr", "--results", "TEXT/out.json"], "cannot write to folder TEXT"),
+        (["--run", "detr", "--results", "TEXT/out.json"], "TEXT: File exists"),
         (["--run", "nothing"], "--run 'nothing': the study has"),
     ],
     "tools/convert_checkpoint.py": [
@@ -81,7 +81,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         ([*CONFIG, "--output", "IN/x.ts", "--size", "64x64"], "at least 65 pixels each"),
     ],
     "tools/make_mini.py": [
-        (["TEXT/out"], "cannot write to folder TEXT/out"),
+        (["TEXT/out"], "TEXT/out: Not a directory"),
         (["IN/out", "--min-height", "90", "--max-height", "80"], "min_height=90, max_height=80"),
         (["IN/out", "--val", "0"], "--val is 0, must be 1 or more"),
     ],
@@ -95,10 +95,10 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["IN/out.png", "--logs", "IN/text.txt"], "IN/text.txt, line 1: not JSON"),
         (["IN/out.png", "--figure", "6", "--results", "IN/text.json"], "is not a results file"),
         (["IN/out.exe", "--figure", "6"], "IN/out.exe must end in one of ."),
-        (["TEXT/out.png", "--figure", "6"], "cannot write to folder TEXT"),
+        (["TEXT/out.png", "--figure", "6"], "TEXT: File exists"),
     ],
     "tools/pretrain_mini_backbone.py": [
-        (["--output", "TEXT/out.pth"], "cannot write to folder TEXT"),
+        (["--output", "TEXT/out.pth"], "TEXT: File exists"),
         (["--output", "IN/out.pth", "--size", "8"], "max_height=56, size=8"),
         (["--output", "IN/out.pth", "--epochs", "0"], "--epochs is 0, must be 1 or more"),
     ],
@@ -114,7 +114,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["IN/text.jpg", "--output", "IN/out"], "cannot read image IN/text.jpg"),
         (["--model", "IN/text.yaml", "IN/foreign.pth", "--output", "IN/out"], "IN/text.yaml"),
         (["--model", MINI, "IN/foreign.pth", "--output", "IN/out"], "does not fit the model"),
-        (["--output", "TEXT/out"], "cannot write to folder TEXT/out"),
+        (["--output", "TEXT/out"], "TEXT/out: Not a directory"),
     ],
 }
 ALL = [(script, *case) for script, cases in CASES.items() for case in cases]
@@ -160,7 +160,7 @@ def test_bad_input_is_one_sentence(script, arguments, words, inputs, tmp_path, m
     shown = capsys.readouterr().err
     assert code == 2 and "Traceback" not in shown, shown
     (sentence,) = [x for x in shown.splitlines() if x.startswith(f"{Path(script).name}: ")]
-    assert (str(inputs) + words[2:] if words.startswith("IN is") else placed(words)) in sentence
+    assert (str(inputs) + words[2:] if words.startswith("IN: ") else placed(words)) in sentence
     made = [x.name for x in inputs.iterdir() if x not in before]
     assert made in ([], ["out"])  # a folder for pictures may have been made
 

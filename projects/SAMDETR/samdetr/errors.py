@@ -6,8 +6,10 @@ Anything else is a fault of the code and keeps its traceback.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 EXIT_CODE = 2  # argparse's, for what it refuses itself
 
@@ -18,6 +20,18 @@ class SamdetrError(ValueError):
 
 class ConfigError(SamdetrError):
     """A config file or an override that cannot work."""
+
+
+class InputError(SamdetrError):
+    """An input or output path that cannot be used."""
+
+
+class ExportError(SamdetrError):
+    """A model or an output that cannot be exported."""
+
+
+class DisagreementError(ExportError):
+    """An exported file whose detections differ from the model's."""
 
 
 # What is missing is a file or an extra of this package.
@@ -51,3 +65,13 @@ def sentence(error: Exception) -> str:
 def printable(text: str) -> str:
     """The text with control characters, and those that turn the writing direction, as escapes."""
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError unless a file can be written to `path`; creates its folder.
+
+    For outputs that are written at the end of minutes of work.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") if path.exists() else tempfile.TemporaryFile(dir=path.parent):
+        pass

@@ -1,17 +1,20 @@
-"""Detection on images as they come: files, folders, Pillow's images and arrays.
+"""Detection on image files, folders, PIL images and arrays.
 
-Units: boxes are `x0, y0, x1, y1` in pixels of the image that was handed in.
+Units: boxes are `x0, y0, x1, y1` in pixels of the image that was passed in.
 """
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.structures import Instances
@@ -20,55 +23,57 @@ from PIL import Image
 
 from . import model_zoo
 from .data import ImageError, convert_image, read_image
-from .engine import ConfigError
-from .engine.building import build as build_part
-from .inputs import image_files
+from .errors import ConfigError, InputError
 from .metadata import metadata_of
 from .model_zoo.zoo import build
 
-Source: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
-"""An image: its file, an image of Pillow, or an array, (H, W, 3) uint8 RGB or (H, W) uint8 grey."""
+PathLike: TypeAlias = str | os.PathLike[str]
+Source: TypeAlias = PathLike | Image.Image | np.ndarray
+"""An image: a file, a PIL image, or an array, (H, W, 3) uint8 RGB or (H, W) uint8 grey."""
+
+# Files that are picked from folders; a file that is named itself may have any suffix.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 class Prediction(NamedTuple):
-    """What was found in an image."""
+    """Detections in one image."""
 
-    source: Any  # as it was handed in
+    source: Any  # the image as it was passed in
     image: np.ndarray  # (H, W, 3) uint8 RGB
     instances: Instances  # pred_boxes, scores (descending), pred_classes; on the CPU
 
 
 class Predictor:
-    """A trained detector that reads, resizes and batches images itself.
+    """A trained detector that reads, resizes and batches images.
 
         predictor = Predictor("mini/sam_detr_smca")
         instances = predictor("picture.jpg")
 
     Args:
         config: name in the zoo, file (a config or the `config.yaml` of a run), or loaded config.
-        checkpoint: file or URL; None for the one that the package has for the name, "" for random
-            weights.
-        device: such as "cpu"; None for the config's, a GPU if there is one.
+        checkpoint: file or URL; None for the one shipped with the package for this name, "" for
+            random weights.
+        device: such as "cpu"; None for the config's, which is a GPU if there is one.
         threshold: lowest score of a detection.
-        batch_size: images at a time. Those of other sizes are padded to the largest, which changes
-            scores a little, as in evaluation.
+        batch_size: images per forward pass. Images of different sizes are padded to the largest,
+            which changes scores slightly, as in evaluation.
         overrides: `key=value`, for a config that is not loaded yet.
-        trusted_config: if a config in YAML may call anything; a `.py` is a program and always may.
+        trusted_config: allow a YAML config to call any function; a `.py` config always may.
 
     Attributes:
         model: the detector, in evaluation mode.
-        metadata: of the config's test set, `thing_classes` among them where they are known.
+        metadata: of the config's test set, with `thing_classes` where they are known.
 
     Raises:
-        ConfigError: if there is no such config, override or device, if the config is not to be
-            trusted, if no checkpoint is known, or if `threshold` or `batch_size` cannot be.
-        CheckpointError: if the checkpoint is not there or does not fit.
+        ConfigError: if the config, an override, `threshold` or `batch_size` is invalid, or if the
+            package has no checkpoint for the config.
+        CheckpointError: if the checkpoint cannot be read or does not fit the model.
     """
 
     def __init__(
         self,
-        config: str | os.PathLike[str] | DictConfig,
-        checkpoint: str | os.PathLike[str] | None = None,
+        config: PathLike | DictConfig,
+        checkpoint: PathLike | None = None,
         device: str | None = None,
         threshold: float = 0.5,
         batch_size: int = 1,
@@ -87,7 +92,7 @@ class Predictor:
         self.threshold = threshold
         self.batch_size = batch_size
         self.metadata = metadata_of(cfg)
-        mapper = build_part(cfg.dataloader.test.mapper, "dataloader.test.mapper")
+        mapper = instantiate(cfg.dataloader.test.mapper)
         self._augmentations: T.AugmentationList = mapper.augmentations
         self._format: str = mapper.image_format
         self.model = build(cfg, os.fspath(checkpoint), device).eval()
@@ -95,15 +100,14 @@ class Predictor:
     def __call__(
         self, images: Source | Iterable[Source]
     ) -> Instances | list[Instances] | dict[str, Instances]:
-        """What is found in images.
+        """Detect objects in images.
 
         Args:
-            images: one image; several, or an array of several; or a folder. See `Source`.
+            images: one image (see `Source`), several of them, a (B, H, W, 3) array, or a folder.
 
         Returns:
-            Instances with `pred_boxes`, `scores` and `pred_classes`, on the CPU, in the size of the
-            image as `stream` says: of one image those, of several a list, of a folder a dict by
-            file.
+            For one image, `Instances` on the CPU with `pred_boxes`, `scores` and `pred_classes`;
+            for several a list of them; for a folder a dict by file.
 
         Raises: as `stream`.
         """
@@ -118,22 +122,21 @@ class Predictor:
     def stream(
         self, images: Iterable[Source], on_error: Callable[[Source, ImageError], None] | None = None
     ) -> Iterator[Prediction]:
-        """What is found in images, of which no more than a batch is kept.
+        """Detect objects in any number of images, of which one batch is held in memory.
 
-        The image of a file is the one that viewers show, turned as its EXIF block says; one of
-        Pillow and an array are taken as they are.
+        A file is rotated as its EXIF orientation says; PIL images and arrays are used as they are.
 
         Args:
-            images: any number.
-            on_error: called with an image that cannot be read, and the error; the others follow.
-                Without it the error is raised.
+            images: see `Source`.
+            on_error: called with each image that cannot be read and its error, and the stream goes
+                on; without it the error is raised.
 
         Raises:
-            ImageError: if an image cannot be read; `samdetr.data.read_image` says what can.
-            TypeError, ValueError: if an image is of another type or shape than `Source` says.
+            ImageError: if an image cannot be read; see `samdetr.data.read_image`.
+            TypeError, ValueError: if an image has another type or shape than `Source` says.
         """
-        read = self._read(images, on_error)
-        while batch := list(islice(read, self.batch_size)):
+        pixels = self._read(images, on_error)
+        while batch := list(islice(pixels, self.batch_size)):
             yield from self._detect(batch)
 
     def _read(
@@ -157,7 +160,7 @@ class Predictor:
         return [Prediction(*pair, x) for pair, x in zip(batch, kept)]
 
     def _model_input(self, image: np.ndarray) -> dict[str, Any]:
-        """As the config's test mapper gives it; detections are scaled to `height` and `width`."""
+        """Apply the config's test augmentations; the model scales boxes to `height`, `width`."""
         augmented = T.AugInput(convert_PIL_to_numpy(Image.fromarray(image), self._format))
         self._augmentations(augmented)
         pixels = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
@@ -165,7 +168,7 @@ class Predictor:
 
 
 def to_rgb(source: Source) -> np.ndarray:
-    """The (H, W, 3) uint8 RGB pixels of an image.
+    """Return the (H, W, 3) uint8 RGB pixels of an image.
 
     Raises: as `Predictor.stream`.
     """
@@ -175,8 +178,7 @@ def to_rgb(source: Source) -> np.ndarray:
         return convert_image(source)
     if not isinstance(source, np.ndarray):
         raise TypeError(
-            f"an image is a {type(source).__name__}, expected a path, an image of Pillow or an "
-            "array"
+            f"an image is a {type(source).__name__}, expected a path, a PIL image or an array"
         )
     shape = source.shape
     fits = len(shape) == 2 or len(shape) == 3 and shape[2] == 3
@@ -188,12 +190,48 @@ def to_rgb(source: Source) -> np.ndarray:
     return convert_image(Image.fromarray(np.ascontiguousarray(source)))
 
 
-def _shipped_checkpoint(config: str | os.PathLike[str] | DictConfig) -> str:
+def image_files(
+    inputs: Sequence[PathLike], suffixes: Collection[str] = IMAGE_SUFFIXES
+) -> list[Path]:
+    """List the images among files, folders and patterns such as "photos/*.jpg".
+
+    Args:
+        inputs: files, folders and patterns.
+        suffixes: of the files that are picked from a folder.
+
+    Returns:
+        Each file once, in the order of `inputs`; those of a folder or pattern sorted by name.
+
+    Raises:
+        InputError: if an input does not exist or contains no image.
+    """
+    found = [file for text in inputs for file in _expand(os.fspath(text), suffixes)]
+    return list(dict.fromkeys(found))
+
+
+def _expand(text: str, suffixes: Collection[str]) -> list[Path]:
+    path = Path(text)
+    if path.is_dir():
+        shown = [x for x in sorted(path.iterdir()) if not x.name.startswith(".")]
+        found = [x for x in shown if x.suffix.lower() in suffixes and not x.is_dir()]
+        if not found:
+            raise InputError(f"no file in folder {text} ends with {', '.join(suffixes)}")
+        return found
+    if path.exists():
+        return [path]
+    found = sorted(x for x in map(Path, glob.glob(text, recursive=True)) if not x.is_dir())
+    if not found:
+        problem = "no file matches" if glob.has_magic(text) else "there is no file or folder"
+        raise InputError(f"{problem} {text}")
+    return found
+
+
+def _shipped_checkpoint(config: PathLike | DictConfig) -> str:
     named = not isinstance(config, DictConfig) and not os.path.isfile(config)
     path = model_zoo.get_checkpoint(os.fspath(config)) if named else None
     if path is None:
-        what = "a loaded config" if isinstance(config, DictConfig) else os.fspath(config)
+        name = "a loaded config" if isinstance(config, DictConfig) else os.fspath(config)
         raise ConfigError(
-            f"the package has no checkpoint for {what}: name the file or URL of a trained one"
+            f"the package has no checkpoint for {name}: pass the file or URL of a trained one"
         )
     return path

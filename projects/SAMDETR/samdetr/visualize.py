@@ -1,6 +1,6 @@
-"""Pictures of what a training run did: detections beside the ground truth, and its curves.
+"""Figures of a training run: detections beside ground truth, and learning curves.
 
-Drawing is Detectron2's `Visualizer` and matplotlib.
+Boxes are drawn by Detectron2's `Visualizer`, figures by matplotlib.
 """
 
 from __future__ import annotations
@@ -26,11 +26,16 @@ except ModuleNotFoundError as error:
     raise ImportError(f"drawing needs {error.name}: run `pip install samdetr[draw]`") from error
 
 Picture = np.ndarray  # (H, W, 3) uint8 RGB
-DRAWN_WIDTH = 384  # pixels, so that labels are legible on small images
+DRAWN_WIDTH = 384  # pixels; smaller images are enlarged so that labels are legible
 
 
 def to_picture(image: Tensor, input_format: str) -> Picture:
-    """A (3, H, W) tensor of 0 to 255, in the model's channel order, at least DRAWN_WIDTH wide."""
+    """Convert a model input to a picture that is at least DRAWN_WIDTH wide.
+
+    Args:
+        image: (3, H, W), 0 to 255.
+        input_format: channel order of `image`, "RGB" or "BGR".
+    """
     channels = image.permute(1, 2, 0).to("cpu", torch.uint8).numpy()
     picture = Image.fromarray(channels[..., ::-1] if input_format == "BGR" else channels)
     scale = max(1.0, DRAWN_WIDTH / picture.width)
@@ -38,7 +43,7 @@ def to_picture(image: Tensor, input_format: str) -> Picture:
 
 
 def labels_as_text() -> AbstractContextManager[None]:
-    """Inside, matplotlib takes no text for a formula: names of classes may have dollars."""
+    """Disable matplotlib's math parsing in the block: class names may contain dollar signs."""
     return rc_context({"text.parse_math": False})
 
 
@@ -54,9 +59,18 @@ def draw_ground_truth(picture: Picture, instances: Instances, metadata: Metadata
         return drawn.overlay_instances(boxes=boxes, labels=labels).get_image()
 
 
-def draw_detections(picture: Picture, instances: Instances, metadata: Metadata) -> Picture:
-    """Draw `pred_boxes` with class and score."""
-    drawn = Visualizer(picture, metadata)
+def draw_detections(
+    picture: Picture, instances: Instances, metadata: Metadata, scale: float = 1.0
+) -> Picture:
+    """Draw `pred_boxes` with class and score.
+
+    Args:
+        picture: the image.
+        instances: detections in pixels of `picture`.
+        metadata: of the data set, for `thing_classes`.
+        scale: factor by which the drawing is larger than `picture`.
+    """
+    drawn = Visualizer(picture, metadata, scale)
     with labels_as_text():
         return drawn.draw_instance_predictions(instances.to("cpu")).get_image()
 
@@ -65,13 +79,13 @@ def draw_detections(picture: Picture, instances: Instances, metadata: Metadata) 
 def draw_comparison(
     model: SAMDETR, inputs: Sequence[dict[str, Any]], metadata: Metadata, threshold: float = 0.5
 ) -> Figure:
-    """Ground truth (upper row) and detections (lower row) of some images.
+    """Draw the ground truth (upper row) and the detections (lower row) of some images.
 
     Args:
         model: a detector in evaluation mode.
-        inputs: per image `image` and `instances`, as the training mapper gives them.
+        inputs: `image` and `instances` of each image, as the training mapper returns them.
         metadata: of the data set, for `thing_classes`.
-        threshold: lowest score of a detection that is drawn.
+        threshold: lowest score of the detections that are drawn.
     """
     figure = Figure(figsize=(2.4 * len(inputs), 5.2), layout="constrained")
     axes = figure.subplots(2, len(inputs), squeeze=False)
@@ -90,13 +104,13 @@ def draw_comparison(
 
 
 def series(metrics: Iterable[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
-    """Iterations and values of one metric, where it was written."""
+    """Return the iterations at which a metric was logged, and its values there."""
     pairs = [(x["iteration"], x[name]) for x in metrics if name in x]
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
 def plot_curves(metrics: Sequence[dict[str, float]]) -> Figure:
-    """Loss over iterations (left) and AP over iterations (right)."""
+    """Plot losses (left) and AP (right) over iterations, from the rows of a metrics.json."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, label in (

@@ -21,7 +21,7 @@ from detectron2.export import TracingAdapter
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from .errors import ExportError
+from ..errors import ExportError
 from .graph import DetectionGraph
 from .traceable import traceable_kernels
 

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ExportError
 from ..modeling import SAMDETR
 from ..modeling.ops.boxes import corners
 from ..modeling.postprocessing import best
 from .agreement import Difference, Pairs, matched
-from .errors import ExportError
 from .traceable import traceable
 
 

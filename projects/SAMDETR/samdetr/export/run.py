@@ -22,10 +22,10 @@ from ..checkpoint import Checkpointer
 from ..data import ResizeShortestEdge
 from ..engine import load_config
 from ..engine.building import build_and_try
+from ..errors import DisagreementError, ExportError
 from ..metadata import metadata_of
 from ..modeling import SAMDETR
 from .agreement import Difference, Pairs
-from .errors import DisagreementError, ExportError
 from .formats import Source, format_of
 from .graph import INPUTS, OUTPUTS, DetectionGraph, NormalisedInputs, detect
 from .traceable import check_model

@@ -14,6 +14,7 @@ import torch
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
+from ..errors import ExportError
 from ..modeling import (
     SAMDETR,
     FastestPooler,
@@ -27,7 +28,6 @@ from ..modeling.ops import attend as kernels
 from ..modeling.ops import deformable as sampling
 from ..modeling.ops.roi_align import bin_weights
 from ..structures import FeatureLevel
-from .errors import ExportError
 
 
 class TraceablePooler(SeparablePooler):

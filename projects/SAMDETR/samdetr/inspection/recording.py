@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from ..inputs import InputError
+from ..errors import InputError
 from ..modeling import (
     SAMDETR,
     AlignedCrossAttention,

@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from .. import model_zoo
 from ..checkpoint import CheckpointError
 from ..engine.building import build as build_part
-from ..inputs import InputError, PathLike, image_files
+from ..errors import InputError
 from ..metadata import metadata_of
 from ..model_zoo.zoo import build
 from ..modeling import SAMDETR
+from ..predictor import PathLike, image_files
 from ..visualize import to_picture
 from .drawing import DPI, draw_heads, draw_layers, save_figure
 from .page import write_page

@@ -1,4 +1,4 @@
-"""Types of the arguments of command lines, for argparse's `type=`."""
+"""Argument types of the tools' command lines, for argparse's `type=`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 
 
 def integer(least: int) -> Callable[[str], int]:
-    """Text to an integer that is not smaller than `least`."""
+    """Return a parser of integers that are at least `least`."""
 
-    def number(text: str) -> int:
+    def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise ArgumentTypeError(f"{text!r} must be an integer, {least} or more")
         return int(text)
 
-    return number
+    return parse
 
 
 def image_size(least: int) -> Callable[[str], tuple[int, int]]:
-    """Text such as "800x1066" to height and width, of `least` pixels or more each."""
+    """Return a parser of (height, width) from text such as "800x1066", each at least `least`."""
 
-    def size(text: str) -> tuple[int, int]:
+    def parse(text: str) -> tuple[int, int]:
         sides = text.split("x")
         if len(sides) != 2 or not all(x.isdecimal() and int(x) >= least for x in sides):
             raise ArgumentTypeError(
@@ -28,4 +28,4 @@ def image_size(least: int) -> Callable[[str], tuple[int, int]]:
             )
         return int(sides[0]), int(sides[1])
 
-    return size
+    return parse
