@@ -24,10 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from samdetr.errors import SamdetrError
+from samdetr.model_zoo import markdown_table
 from samdetr.modeling import SAMDETR
 from samdetr.modeling.ops import attend as kernels
 from samdetr.modeling.ops import deformable as sampling
-from samdetr.paper import markdown_table
 
 # Most images of COCO have 640 x 480 or 640 x 427 pixels: this is what `dataloader.test` makes of
 # them. The paper's figures are means over the first 100 images of val2017, as since DETR.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samdetr.engine import load_config
-from samdetr.paper import PAPER, PaperRow, markdown_table
+from samdetr.model_zoo import PAPER, PaperRow, markdown_table
 
 from .flops import COCO_SIZES, analyze, build
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from samdetr.paper import markdown_table
+from samdetr.model_zoo import markdown_table
 
 from .curves import Curve, steps_to_reach
 from .results import Results, StudyError, Summary, summarize

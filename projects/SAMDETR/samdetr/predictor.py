@@ -25,7 +25,7 @@ from . import model_zoo
 from .data import ImageError, convert_image, read_image
 from .errors import ConfigError, InputError
 from .metadata import metadata_of
-from .model_zoo.zoo import build
+from .model_zoo import build
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = PathLike | Image.Image | np.ndarray

@@ -15,7 +15,7 @@ from ..checkpoint import CheckpointError
 from ..engine.building import build as build_part
 from ..errors import InputError
 from ..metadata import metadata_of
-from ..model_zoo.zoo import build
+from ..model_zoo import build
 from ..modeling import SAMDETR
 from ..predictor import PathLike, image_files
 from ..visualize import to_picture
