@@ -1,4 +1,4 @@
-"""Puts the folder configs/ into the package that is built; all else is in setup.cfg."""
+"""Copy configs/ into the built package; everything else is in setup.cfg."""
 
 import shutil
 from pathlib import Path
@@ -8,14 +8,14 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithConfigs(build_py):
-    """An editable install has no copy: `samdetr.model_zoo` reads the configs of the checkout."""
+    """Add configs/ to wheels; with an editable install `samdetr.model_zoo` reads the checkout's."""
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:
             return
         target = Path(self.build_lib, "samdetr", "configs")
-        shutil.rmtree(target, ignore_errors=True)  # what an earlier build has left
+        shutil.rmtree(target, ignore_errors=True)  # from an earlier build
         shutil.copytree("configs", target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
