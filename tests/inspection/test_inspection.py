@@ -104,7 +104,10 @@ def test_hooks_are_removed_when_the_model_fails():
 def test_layers_are_recorded_in_order_with_their_levels_and_references():
     model, observation = make_observation("sam_detr_pp")
     assert [x.level.size for x in observation.layers] == [(2, 2), (3, 4), (6, 8)]
-    starts = [model.queries(2).reference.sigmoid(), *observation.predictions.boxes[:-1]]
+    starts = [
+        model.queries([x.level for x in observation.layers]).reference.sigmoid(),
+        *observation.predictions.boxes[:-1],
+    ]
     for record, start in zip(observation.layers, starts):
         assert_close(record.boxes, start, atol=1e-5, rtol=1e-4)
 

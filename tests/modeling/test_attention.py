@@ -224,7 +224,7 @@ INPUTS = {
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_heads_that_do_not_divide_the_width_are_an_error(kind):
-    with pytest.raises(ValueError, match="dim must be a multiple of num_heads, got 30 and 4"):
+    with pytest.raises(ValueError, match="dim is 30, must be a multiple of num_heads=4"):
         MODULES[kind](dim=30)
 
 

@@ -238,7 +238,7 @@ def test_training_differs_from_inference_by_dropout_alone(variant, dropout):
 
 def test_a_decoder_without_layers_is_an_error():
     decoder = make_model("sam_detr").decoder
-    with pytest.raises(ValueError, match="levels must name a feature level"):
+    with pytest.raises(ValueError, match="levels is empty"):
         Decoder(decoder.layers[0], PredictionHead(DIM, 5), decoder.position, [])
 
 

@@ -38,9 +38,9 @@ from samdetr.modeling import (
     SeparablePooler,
     UnpaddedPooler,
 )
-from samdetr.modeling.deformable import ShortSoftmax
 from samdetr.modeling.ops import attend_tiled as strips
 from samdetr.modeling.ops.attend_tiled import StripAttention
+from samdetr.modeling.ops.deformable import ShortSoftmax
 from samdetr.modeling.ops.deformable_cpu import BagSampling
 from samdetr.structures import AlignedQueries, FeatureLevel
 

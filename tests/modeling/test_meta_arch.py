@@ -186,7 +186,7 @@ def test_a_width_a_number_of_classes_and_of_queries_are_single_keys():
         ({"neck__in_channels__res3": 95}, "asks for 95 channels of 'res3', .*{'res3': 96}"),
         ({"neck__in_channels__res9": 96}, "asks for 96 channels of 'res9'"),
         ({"decoder__levels": [0, 1]}, r"decoder.levels is \[0, 1\], .* 1 level"),
-        ({"queries__num_queries": 11}, "num_queries is 12, queries has 11"),
+        ({"queries__num_queries": 11}, "queries.num_queries is 11, .* has 12"),
     ],
 )
 def test_parts_that_do_not_fit_are_an_error(overrides, message):
@@ -228,11 +228,11 @@ def test_bfloat16_detects_what_float32_does_and_boxes_stay_float32(variant):
 
 
 def test_an_unknown_inference_dtype_is_named():
-    with pytest.raises(ValueError, match="inference_dtype is 'int8', must be float32"):
+    with pytest.raises(ValueError, match="inference_dtype is 'int8', must be one of"):
         make_model("sam_detr", inference_dtype="int8")
 
 
 def test_attention_to_other_levels_than_the_necks_is_an_error():
     encoder = make_config("sam_detr_pp").encoder  # three levels
-    with pytest.raises(ValueError, match=r"encoder.layers.0.attention has num_levels=3, but .* 1"):
+    with pytest.raises(ValueError, match=r"encoder.layers.0.attention.num_levels is 3, .* has 1"):
         make_model("sam_detr", encoder=encoder)

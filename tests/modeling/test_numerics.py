@@ -154,7 +154,7 @@ DECODERS = [x for x in VARIANTS if not x.endswith("_dn") and x not in ("dn_detr"
 def test_any_references_and_images_without_a_cell(variant, dtype, empty, logits):
     model = model_of(variant)
     reference = torch.tensor(logits).expand(2, 10, 4).clone().requires_grad_()
-    queries = model.queries(2)
+    queries = model.queries(make_pyramid(1, False))
     content = queries.content + torch.randn(2, 10, 96)
     model.zero_grad()
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):

@@ -122,9 +122,8 @@ def clean(variant: str) -> nn.Module:
 def predict(model: nn.Module, features: dict[str, Tensor], padding: Tensor) -> Predictions:
     """From the maps of a backbone."""
     with torch.no_grad():
-        return model.decoder(
-            model.queries(len(padding)), model.encoder(model.neck(features, padding))
-        )
+        pyramid = model.encoder(model.neck(features, padding))
+        return model.decoder(model.queries(pyramid), pyramid)
 
 
 def inputs(size: tuple[int, int], channels: dict[str, int]) -> tuple[dict[str, Tensor], Tensor]:

@@ -84,5 +84,5 @@ def test_the_learned_position_of_a_query_is_the_same_in_every_image():
 
 @pytest.mark.parametrize("dim", [2, 30])
 def test_a_width_that_sines_do_not_fill_is_an_error(dim):
-    with pytest.raises(ValueError, match=f"dim must be a multiple of 4, got {dim}"):
+    with pytest.raises(ValueError, match=f"dim is {dim}, must be a multiple of 4"):
         SinePosition(dim)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from conftest import assert_gradients_reach_all, make_model
+from conftest import assert_gradients_reach_all, make_model, make_pyramid
 from samdetr.checkpoint import Checkpointer
 from samdetr.modeling import (
     CentredReference,
@@ -31,18 +31,18 @@ FIXED = [CentredReference, RandomReference, CheckpointReference]
 
 @pytest.mark.parametrize("kind", [LearnedReference, *FIXED])
 def test_every_image_gets_the_same_references_and_zero_content(kind, tmp_path):
-    queries = make_queries(kind, tmp_path)(3)
-    assert queries.content.shape == (3, 5, 8)
+    queries = make_queries(kind, tmp_path)(make_pyramid())
+    assert queries.content.shape == (2, 5, 8)
     assert not queries.content.any()
-    assert queries.reference.shape == (3, 5, 4)
-    assert_close(queries.reference[1:], queries.reference[:1].expand(2, -1, -1))
+    assert queries.reference.shape == (2, 5, 4)
+    assert_close(queries.reference[1:], queries.reference[:1])
 
 
 def test_learned_references_start_normal_and_get_the_gradients_of_all_images():
     module = LearnedReference(num_queries=500, dim=8)
     assert 0.9 < module.reference.weight.std() < 1.1
-    out = module(3).reference
-    assert_close(out[2], module.reference.weight)
+    out = module(make_pyramid()).reference
+    assert_close(out[1], module.reference.weight)
     weights = torch.randn_like(out)
     (out * weights).sum().backward()
     assert_close(module.reference.weight.grad, weights.sum(0))
@@ -53,13 +53,13 @@ def test_learned_references_start_normal_and_get_the_gradients_of_all_images():
 def test_fixed_references_are_no_parameters_and_need_no_gradient(kind, tmp_path):
     module = make_queries(kind, tmp_path)
     assert not [*module.parameters()]
-    queries = module(2)
+    queries = module(make_pyramid())
     assert not queries.content.requires_grad and not queries.reference.requires_grad
 
 
 def test_centred_references_are_the_middle_of_the_image_and_in_no_checkpoint():
     module = CentredReference(num_queries=5, dim=8)
-    assert (module(2).reference.sigmoid() == 0.5).all()
+    assert (module(make_pyramid()).reference.sigmoid() == 0.5).all()
     assert not module.state_dict()
 
 

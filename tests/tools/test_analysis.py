@@ -16,7 +16,7 @@ from conftest import VARIANTS, make_boxes, make_config, make_level, make_pyramid
 from samdetr.engine import load_config
 from samdetr.modeling import KeypointResampler, RoIAlignPooler, SeparablePooler
 from samdetr.modeling.attention import attend
-from samdetr.modeling.deformable import DeformableAttention
+from samdetr.modeling.encoder import DeformableAttention
 from samdetr.modeling.ops.regions import PooledRegions
 
 pytestmark = pytest.mark.slow

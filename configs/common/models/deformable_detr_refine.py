@@ -4,13 +4,11 @@ from detectron2.config import LazyCall as L
 
 from samdetr.modeling import (
     BoxDeformableCrossAttention,
-    RefiningDeformableDecoder,
     RefiningPredictionHead,
 )
 
 from .deformable_detr import model
 
-model.decoder._target_ = RefiningDeformableDecoder
 model.decoder.first_layer = model.decoder.layer.copy()
 model.decoder.layer.cross_attention._target_ = BoxDeformableCrossAttention
 model.decoder.head._target_ = RefiningPredictionHead

@@ -1,4 +1,4 @@
-"""The tuples that travel between the parts of the model.
+"""Tuples that the parts of the model exchange.
 
 Shapes: B images, S = H * W cells of one feature level, N queries, M keypoints, C channels,
         L decoder layers, K classes, T boxes of the fullest image (at least 1).
@@ -32,9 +32,9 @@ class FeatureLevel(NamedTuple):
 
     @property
     def extent(self) -> Tensor:
-        """Width and height of the unpadded part, (B, 2) float, in whole cells; at least 1.
+        """Width and height of the unpadded part in whole cells, (B, 2) float, at least 1.
 
-        Counted in the padding mask: image size / stride would give fractions of a cell.
+        Counted in the padding mask, since image size / stride would give fractions of a cell.
         """
         valid = ~self.padding.unflatten(1, self.size)  # (B, H, W)
         return torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=1).clamp(min=1).float()
@@ -45,17 +45,17 @@ class Queries(NamedTuple):
 
     content: Tensor  # (B, N, C)
     reference: Tensor  # (B, N, 4) logits of the reference boxes
-    mask: Tensor | None = None  # (B, 1, N, N) bias of self-attention, -inf where it must not look
-    known: Tensor | None = None  # (B, D) target of each of the last D queries, -1 for none
+    mask: Tensor | None = None  # (B, 1, N, N) bias of self-attention, -inf where masked
+    known: Tensor | None = None  # (B, D) targets of the last D queries, -1 for none
 
 
 class AlignedQueries(NamedTuple):
-    """What the Semantics Aligner hands to cross-attention (section 4.2)."""
+    """Queries that an aligner has prepared for cross-attention (section 4.2)."""
 
     content: Tensor  # (B, N, M, C) features of the keypoints
     position: Tensor  # (B, N, M, C) their position embeddings
     points: Tensor  # (B, N, M, 2) the keypoints
-    descriptor: Tensor  # (B, N, E) what the keypoints were predicted from
+    descriptor: Tensor  # (B, N, E) features that the keypoints were predicted from
 
 
 class Predictions(NamedTuple):
@@ -66,7 +66,7 @@ class Predictions(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Ground truth of a batch, padded so that no shape but T depends on the data."""
+    """Ground truth of a batch, padded to T boxes per image."""
 
     labels: Tensor  # (B, T) int64, 0 where padded
     boxes: Tensor  # (B, T, 4), 0.5 where padded
@@ -76,11 +76,11 @@ class Targets(NamedTuple):
     def from_instances(
         cls, instances: Sequence[Instances], device: torch.device | str = "cpu"
     ) -> Targets:
-        """Pad the ground truth of some images and move it to a device in one copy each.
+        """Pad the ground truth of a batch and move it to a device, one copy per tensor.
 
         Args:
             instances: per image, `gt_boxes` in pixels and `gt_classes`.
-            device: where the tensors shall live.
+            device: device of the result.
         """
         counts = [len(x) for x in instances]
         labels = torch.zeros(len(counts), max([1, *counts]), dtype=torch.int64)

@@ -33,7 +33,6 @@ from samdetr.modeling import (
     LearnedContent,
     LearnedQueryPosition,
     PointPredictionHead,
-    RefiningDeformableDecoder,
     RefiningPredictionHead,
     SinePosition,
 )
@@ -57,14 +56,8 @@ def make_decoder():
 
 
 def make_refining_decoder():
-    return RefiningDeformableDecoder(
-        make_layer(),
-        make_layer(BoxDeformableCrossAttention),
-        RefiningPredictionHead(32, CLASSES),
-        LearnedQueryPosition(6, 32),
-        dim=32,
-        num_layers=3,
-    )
+    layer, head = make_layer(BoxDeformableCrossAttention), RefiningPredictionHead(32, CLASSES)
+    return DeformableDecoder(layer, head, LearnedQueryPosition(6, 32), 32, 3, make_layer())
 
 
 DECODERS = pytest.mark.parametrize("make", [make_decoder, make_refining_decoder])
@@ -118,9 +111,9 @@ def test_gradients_reach_every_parameter_of_the_neck(norm):
 
 def test_queries_start_with_learned_content_the_same_in_every_image():
     queries = LearnedContent(6, 32)
-    content, reference, mask, known = queries(3)
-    assert_close(content, queries.content.weight.expand(3, 6, 32))
-    assert reference.shape == (3, 6, 4)
+    content, reference, mask, known = queries(make_pyramid())
+    assert_close(content, queries.content.weight.expand(2, 6, 32))
+    assert reference.shape == (2, 6, 4)
     assert mask is None and known is None
 
 
@@ -176,7 +169,7 @@ def test_more_padding_moves_the_places_with_the_image(kind):
 @DECODERS
 def test_every_layer_reads_every_level(make):
     decoder, pyramid = randomize(make()), make_pyramid()
-    queries = LearnedContent(6, 32)(2)
+    queries = LearnedContent(6, 32)(make_pyramid())
     before = decoder(queries, pyramid)
     for i, level in enumerate(pyramid):
         changed = [*pyramid]
@@ -189,7 +182,7 @@ def test_every_layer_reads_every_level(make):
 def test_first_boxes_are_small_around_a_point_that_the_position_tells(make):
     decoder = make()
     nn.init.normal_(decoder.reference.bias)
-    boxes = decoder(LearnedContent(6, 32)(2), make_pyramid()).boxes
+    boxes = decoder(LearnedContent(6, 32)(make_pyramid()), make_pyramid()).boxes
     points = decoder.reference(decoder.position.embedding.weight).sigmoid()
     small = torch.full_like(points, -2.0).sigmoid()
     assert_close(boxes, torch.cat([points, small], dim=-1).expand_as(boxes))
@@ -214,7 +207,7 @@ def test_with_refinement_heads_are_apart_and_the_first_layer_alone_starts_from_p
 @DECODERS
 def test_gradients_reach_every_parameter_of_the_decoder(make):
     decoder, queries = randomize(make()), LearnedContent(6, 32)
-    predictions = decoder(queries(2), make_pyramid())
+    predictions = decoder(queries(make_pyramid()), make_pyramid())
     (predictions.logits.sin().sum() + predictions.boxes.sin().sum()).backward()
     assert_gradients_reach_all(decoder)
     assert_gradients_reach_all(queries)
@@ -290,7 +283,7 @@ def test_weights_of_transformers_give_its_logits_and_boxes_of_every_layer(refine
     with torch.no_grad():
         wanted = original(images.tensor, pixel_mask=(~padding).long(), labels=labels)
         pyramid = ours.encoder(ours.neck(ours.backbone(images.tensor), padding))
-        predictions = ours.decoder(ours.queries(2), pyramid)
+        predictions = ours.decoder(ours.queries(pyramid), pyramid)
 
     layers = [*wanted.auxiliary_outputs, {"logits": wanted.logits, "pred_boxes": wanted.pred_boxes}]
     assert len(layers) == 3

@@ -32,7 +32,7 @@ def test_the_weights_of_an_original_detr_give_its_boxes_and_its_classes_with_its
     images, padding = ours.batch(make_batch(((96, 130), (64, 70)), (0, 0)))
     with torch.no_grad():
         pyramid = ours.encoder(ours.neck(ours.backbone(images.tensor), padding))
-        predictions = ours.decoder(ours.queries(2), pyramid)
+        predictions = ours.decoder(ours.queries(pyramid), pyramid)
         logits, boxes = original(images.tensor, padding)
 
     assert_close(predictions.boxes, boxes, atol=5e-5, rtol=0)

@@ -119,7 +119,7 @@ def predict(ours: nn.Module, batch: list[dict]):
     images, padding = ours.batch(batch)
     with torch.no_grad():
         pyramid = ours.encoder(ours.neck(ours.backbone(images.tensor), padding))
-        predictions = ours.decoder(ours.queries(len(batch)), pyramid)
+        predictions = ours.decoder(ours.queries(pyramid), pyramid)
     return images.tensor, (~padding).long(), predictions
 
 

@@ -55,7 +55,7 @@ FUNCTIONS = frozenset(
         "samdetr.data.loader.build_train_loader",
         "samdetr.data.own.load_own_dataset",
         "samdetr.modeling.backbone.resnet50_dc5_stages",
-        "samdetr.modeling.mini_backbone.mini_resnet",
+        "samdetr.modeling.backbone.mini_resnet",
         "detectron2.data.build.build_detection_test_loader",
         "detectron2.data.samplers.distributed_sampler.RepeatFactorTrainingSampler"
         ".repeat_factors_from_category_frequency",

@@ -130,8 +130,6 @@ def try_model(model: SAMDETR) -> None:
     image = torch.full((3, *TRIED), 128, dtype=torch.uint8)
     with _left_as_it_is(model), _alone(), seeded(0):
         losses = _run(model, lambda: model.losses([{"image": image, "instances": instances}]))
-        # Detection is the same but for this: to run all of it would take as long again.
-        _run(model, lambda: model.denoising(model.queries(1), None))
     if not isinstance(losses, Mapping) or not losses:
         raise ConfigError(
             f"model.criterion ({type(model.criterion).__name__}) gives a "

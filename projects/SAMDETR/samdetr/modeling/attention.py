@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ..structures import AlignedQueries, FeatureLevel
-from .arguments import at_least, between
+from .layers import at_least, between
 from .ops.attend import SeparableBias, attend
 
 
@@ -28,19 +28,19 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def check_heads(dim: int, num_heads: int) -> None:
-    """Raise ValueError unless the heads divide the width."""
+    """Raise ValueError unless `num_heads` divides `dim`."""
     at_least(1, dim=dim, num_heads=num_heads)
     if dim % num_heads:
-        raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
+        raise ValueError(f"dim is {dim}, must be a multiple of num_heads={num_heads}")
 
 
 class MultiheadAttention(nn.Module):
-    """The multi-head attention of the original transformer, weight-compatible with torch's.
+    """Multi-head attention of the original transformer, weight-compatible with torch's.
 
     Args:
         dim: C.
         num_heads: M.
-        dropout: of the attention weights and of the output (section 4.4: none).
+        dropout: rate on the attention weights and on the output (section 4.4: none).
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
@@ -54,7 +54,7 @@ class MultiheadAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Biases start at zero."""
+        """Zero the biases."""
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.output.bias)
 
@@ -65,7 +65,7 @@ class MultiheadAttention(nn.Module):
         value: Tensor,
         bias: Tensor | SeparableBias | None = None,
     ) -> Tensor:
-        """(B, N, C) queries to as many outputs; keys and values (B, S, C), bias as in `attend`."""
+        """Attend from (B, N, C) queries to (B, S, C) keys and values; bias as in `attend`."""
         query, key, value = (
             split_heads(F.linear(x, weight, offset), self.num_heads)
             for x, weight, offset in zip(
@@ -78,7 +78,7 @@ class MultiheadAttention(nn.Module):
 
 
 class DETRSelfAttention(MultiheadAttention):
-    """Self-attention among queries as in DETR: position added before one joint projection."""
+    """Self-attention among queries as in DETR: position is added before the projections."""
 
     def forward(  # type: ignore[override]
         self, x: Tensor, position: Tensor, mask: Tensor | None = None
@@ -88,12 +88,12 @@ class DETRSelfAttention(MultiheadAttention):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention among queries: content and position have projections of their own.
+    """Self-attention among queries, with separate projections of content and position.
 
     Args:
         dim: C.
         num_heads: M.
-        dropout: of the attention weights and of the output.
+        dropout: rate on the attention weights and on the output.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
@@ -110,7 +110,7 @@ class SelfAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The output starts without bias; the projections keep torch's default."""
+        """Zero the bias of the output; the projections keep torch's initialisation."""
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -123,12 +123,12 @@ class SelfAttention(nn.Module):
 
 
 class PaddingPrior(nn.Module):
-    """Prior over keys that only rules out the cells outside the image, for any number of heads."""
+    """Prior over keys that only masks padded cells, for any number of heads."""
 
     num_points: int | None = None
 
     def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor | SeparableBias:
-        """Returns: (B, 1, 1, S) bias, -inf on padded cells and 0 elsewhere."""
+        """Return the (B, 1, 1, S) bias, -inf on padded cells and 0 elsewhere."""
         bias = level.position.new_zeros(level.padding.shape)
         return bias.masked_fill(level.padding, float("-inf"))[:, None, None]
 
@@ -137,7 +137,8 @@ class DETRCrossAttention(MultiheadAttention):
     """Cross-attention of the original DETR, for one vector per query.
 
     Args:
-        prior: prior over keys, a module from aligned queries and a level to a bias.
+        dim, num_heads, dropout: as in `MultiheadAttention`.
+        prior: prior over keys, from aligned queries and a level to a bias.
     """
 
     num_points = 1
@@ -147,23 +148,23 @@ class DETRCrossAttention(MultiheadAttention):
         self.prior = prior
 
     def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:  # type: ignore[override]
-        """Returns: (B, N, C)."""
+        """Return (B, N, C)."""
         query = (aligned.content + aligned.position).squeeze(2)
         key = level.tokens + level.position
         return super().forward(query, key, level.tokens, self.prior(aligned, level))
 
 
 class AlignedCrossAttention(nn.Module):
-    """Cross-attention of SAM-DETR: every head asks with the features of its own keypoint.
+    """Cross-attention of SAM-DETR: the query of every head is the feature of its own keypoint.
 
-    All heads share the projections and so the keys, which are as wide as the queries (C); the
+    All heads share the projections, and so the keys, which are as wide as the queries (C); the
     values are split among the heads as usual.
 
     Args:
         dim: C.
         num_heads: M, also the number of keypoints.
-        prior: prior over keys, a module from aligned queries and a level to a bias.
-        dropout: of the attention weights and of the output.
+        prior: prior over keys, from aligned queries and a level to a bias.
+        dropout: rate on the attention weights and on the output.
     """
 
     def __init__(self, dim: int, num_heads: int, prior: nn.Module, dropout: float = 0.0):
@@ -183,11 +184,11 @@ class AlignedCrossAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The output starts without bias; the projections keep torch's default."""
+        """Zero the bias of the output; the projections keep torch's initialisation."""
         nn.init.zeros_(self.output.bias)
 
     def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
-        """Returns: (B, N, C)."""
+        """Return (B, N, C)."""
         query = self.query_content(aligned.content) + self.query_position(aligned.position)
         key = self.key_content(level.tokens) + self.key_position(level.position)
         value = split_heads(self.value(level.tokens), self.num_heads)
@@ -197,27 +198,27 @@ class AlignedCrossAttention(nn.Module):
         return self.dropout(self.output(merge_heads(x)))
 
     def heads(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, M, C) queries and (B, S, C) keys as `attend` takes them."""
+        """Arrange (B, N, M, C) queries and (B, S, C) keys by head, as `attend` takes them."""
         return query.transpose(1, 2), key[:, None]
 
 
 class ConcatenatedCrossAttention(AlignedCrossAttention):
-    """The same for any number of keypoints, which need not be that of the heads.
+    """`AlignedCrossAttention` for a number of keypoints that differs from the number of heads.
 
-    The vectors of all keypoints are concatenated (Eq. 5) and their channels split among the heads,
-    as multi-head attention always does; the keys are repeated for each keypoint. So
+    The vectors of all keypoints are concatenated (Eq. 5) and the channels split among the heads, as
+    in any multi-head attention; the keys are repeated for each keypoint. With
 
-    - as many keypoints as heads: a keypoint for every head, which is the parent;
-    - fewer: heads next to each other share a keypoint and compare other channels of it. A single
-      vector is split among all heads: the ordinary multi-head attention;
-    - more: a head has keypoints next to each other, and their scores add up.
+    - as many keypoints as heads, every head has a keypoint, as in the parent;
+    - fewer, adjacent heads share a keypoint and compare different channels of it (a single vector
+      is split among all heads: ordinary multi-head attention);
+    - more, a head has several adjacent keypoints, whose scores add up.
 
-    The projections, and so the parameters, are those of the parent for any number.
+    The parameters are those of the parent for any number of keypoints.
 
     Args:
-        num_points: M here; a multiple of the number of heads or a divisor of it.
-        dim, num_heads, prior, dropout: as in the parent. A prior around keypoints needs as many of
-            them as there are heads.
+        dim, num_heads, dropout: as in the parent.
+        num_points: M; a multiple or a divisor of the number of heads.
+        prior: as in the parent; `GaussianPrior` needs one keypoint per head.
     """
 
     def __init__(
@@ -225,8 +226,8 @@ class ConcatenatedCrossAttention(AlignedCrossAttention):
     ):
         if num_points < 1 or (num_heads % num_points and num_points % num_heads):
             raise ValueError(
-                f"num_points must be a multiple or a divisor of num_heads={num_heads}, "
-                f"got {num_points}"
+                f"num_points is {num_points}, must be a multiple or a divisor of "
+                f"num_heads={num_heads}"
             )
         if num_points != num_heads and prior.num_points is not None:
             raise ValueError(
@@ -241,11 +242,11 @@ class ConcatenatedCrossAttention(AlignedCrossAttention):
         self.key_copies = num_points if num_points < num_heads else 1  # one serves all heads
 
     def heads(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """As in the parent, with `head_dim` channels per head."""
+        """Same as in the parent, with `head_dim` channels per head."""
         shape = (self.num_heads, self.points_of_head, self.head_dim)
         query = query.flatten(2).unflatten(2, shape)
-        # The keys are the same for all keypoints of a head, so its scores add up in the query; the
-        # factor makes the kernel's scale that of all channels of the head.
+        # All keypoints of a head have the same keys, so their scores can be added in the query; the
+        # factor turns the kernel's scale into that of all channels of the head.
         query = query.sum(3) * self.points_of_head**-0.5  # (B, N, heads, head_dim)
         key = split_heads(key, self.heads_of_point)
         return query.transpose(1, 2), key.repeat(1, self.key_copies, 1, 1)

@@ -1,22 +1,39 @@
-"""What a backbone of Detectron2's builders lacks: DC5 as in DETR, and batch norms folded."""
+"""Backbones that Detectron2's builders lack, and the folding of frozen batch norms.
+
+Paper: section 5.1 (ResNet-50 and its DC5 variant, as in DETR).
+
+Shapes: maps are (B, C, H, W); C' output channels of a convolution.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import Backbone
-from detectron2.modeling.backbone.resnet import BottleneckBlock, CNNBlockBase, ResNet
+from detectron2.modeling.backbone.resnet import (
+    BasicBlock,
+    BasicStem,
+    BottleneckBlock,
+    CNNBlockBase,
+    ResNet,
+)
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .layers import precision
 
+STEM_CHANNELS = 32  # of mini_resnet
+STAGES = {"res2": (1, 32), "res3": (3, 96), "res4": (1, 104), "res5": (1, 120)}
+"""Blocks and channels of every stage of `mini_resnet`."""
+
 
 def resnet50_dc5_stages(norm: str = "FrozenBN") -> list[list[CNNBlockBase]]:
-    """The stages of a ResNet-50 whose last stage keeps stride 16 by dilation (DC5).
+    """Build the stages of a ResNet-50 whose last stage keeps stride 16 by dilation (DC5).
 
     The first 3x3 convolution of that stage is not dilated, as in torchvision's ResNet and so in
     every DETR; Detectron2's own DC5 dilates all three.
@@ -39,17 +56,117 @@ def resnet50_dc5_stages(norm: str = "FrozenBN") -> list[list[CNNBlockBase]]:
     return stages
 
 
-class FoldedConvolution(torch.autograd.Function):
-    """Convolution by a weight that is scaled on the way, forward and backward.
+def mini_resnet(
+    out_features: Sequence[str] = ("res3",), norm: str = "FrozenBN", freeze_at: int = 0
+) -> ResNet:
+    """Build the backbone of the models in `configs/mini`, a ResNet of one million parameters.
 
-    The scaled weight, as large as the weight itself, is not kept for the gradients.
+    Most of its capacity is in res3 (stride 8), the only level that a single-scale mini model reads:
+    its three blocks have a receptive field of 115 pixels, more than a whole image. The slim res4
+    and res5 (strides 16 and 32) are for multi-scale models. The weights, in the file
+    `samdetr.data.mini_backbone_weights()`, expect RGB normalised by ImageNet's mean and standard
+    deviation.
+
+    Args:
+        out_features: stages to return, of res2 to res5; stages after the last are not built.
+        norm: normalisation by Detectron2's name; "FrozenBN" keeps the statistics of the
+            pretraining, "BN" trains them.
+        freeze_at: number of stages to freeze: 1 for the stem, 2 for res2 as well, and so on.
+    """
+    unknown = set(out_features) - set(STAGES)
+    if unknown or not out_features:
+        raise ValueError(f"out_features is {[*out_features]}, must be some of {list(STAGES)}")
+    stages, channels = [], STEM_CHANNELS
+    for name, (blocks, width) in STAGES.items():
+        stride = 1 if name == "res2" else 2
+        stages.append(
+            ResNet.make_stage(
+                BasicBlock,
+                blocks,
+                stride_per_block=[stride] + [1] * (blocks - 1),
+                in_channels=channels,
+                out_channels=width,
+                norm=norm,
+            )
+        )
+        channels = width
+    stem = BasicStem(in_channels=3, out_channels=STEM_CHANNELS, norm=norm)
+    return ResNet(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
+
+
+def fold_frozen_norms(backbone: Backbone) -> Backbone:
+    """Return a copy of a backbone whose convolutions apply the frozen batch norms behind them.
+
+    The copy shares all tensors with the original. Trained norms and other kinds of layers are kept.
+    """
+    tensors = [*backbone.parameters(), *backbone.buffers()]
+    memo: dict[int, Any] = {id(x): x for x in tensors}
+    # deepcopy takes what is in its memo for a copy: the tree is rebuilt around the new layers.
+    memo |= {id(x): FoldedConv2d(x) for x in backbone.modules() if is_foldable(x)}
+    return deepcopy(backbone, memo)
+
+
+def is_foldable(module: nn.Module) -> bool:
+    """Return True for a plain Detectron2 convolution with a frozen batch norm behind it."""
+    if type(module) is not Conv2d or type(module.norm) is not FrozenBatchNorm2d:
+        return False
+    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
+class FoldedConv2d(Conv2d):
+    """Detectron2's convolution with its frozen batch norm folded into weight and bias at each call.
+
+    The norm then costs no pass over the map, and training stores neither the map before the norm
+    nor the one behind it. Parameters and buffers keep their names.
+
+    Args:
+        conv: the convolution, whose parameters and frozen norm are shared.
+    """
+
+    def __init__(self, conv: Conv2d):
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            bias=conv.bias is not None,
+            norm=conv.norm,
+            activation=conv.activation,
+            device="meta",
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H', W')."""
+        scale, bias = self.scale_and_bias()
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            x = FoldedConvolution.apply(x, self.weight, scale, bias, self)
+        else:
+            x = self._conv_forward(x, scaled(self.weight, scale), bias)
+        return x if self.activation is None else self.activation(x)
+
+    def scale_and_bias(self) -> tuple[Tensor, Tensor]:
+        """(C') factor of the weight and (C') bias of convolution and norm together."""
+        norm = self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        return scale, bias if self.bias is None else bias + self.bias * scale
+
+
+class FoldedConvolution(torch.autograd.Function):
+    """Convolution whose weight is scaled per output channel, in the forward and backward pass.
+
+    The scaled weight, as large as the weight itself, is not stored for the backward pass.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, conv: Conv2d
     ) -> Tensor:
-        """(B, C, H, W) maps; scale and bias are (C'), conv has the settings."""
+        """Convolve (B, C, H, W) maps; scale and bias are (C'), conv holds the settings."""
         ctx.save_for_backward(x, weight, scale)
         ctx.settings = conv.stride, conv.padding, conv.dilation, conv.groups
         return F.conv2d(x, scaled(weight, scale), bias, *ctx.settings)
@@ -61,7 +178,7 @@ class FoldedConvolution(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.settings
         dtype = gradient.dtype
-        if x.shape[-1] == 1:  # where oneDNN leaves parts of a bfloat16 gradient unwritten
+        if x.shape[-1] == 1:  # oneDNN leaves parts of a bfloat16 gradient unwritten there
             dtype = precision(dtype)
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
             gradient.to(dtype),
@@ -81,71 +198,5 @@ class FoldedConvolution(torch.autograd.Function):
 
 
 def scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    """(C', C, R, R) weight of a convolution whose outputs are to be multiplied by (C')."""
+    """Scale the output channels of a (C', C, R, R) convolution weight by (C') factors."""
     return weight * scale[:, None, None, None]
-
-
-class FoldedConv2d(Conv2d):
-    """Detectron2's convolution, its frozen batch norm folded into weight and bias at every call.
-
-    The convolution then runs over the map alone, and in training neither its output before the norm
-    nor the norm's is kept. Parameters and buffers have the names they had.
-    """
-
-    @classmethod
-    def of(cls, conv: Conv2d) -> FoldedConv2d:
-        """A convolution that shares the parameters and the frozen norm of another."""
-        folded = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            bias=conv.bias is not None,
-            norm=conv.norm,
-            activation=conv.activation,
-            device="meta",
-        )
-        folded.weight, folded.bias = conv.weight, conv.bias
-        return folded
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
-        scale, bias = self.scale_and_bias()
-        if torch.is_grad_enabled() and self.weight.requires_grad:
-            x = FoldedConvolution.apply(x, self.weight, scale, bias, self)
-        else:
-            x = self._conv_forward(x, scaled(self.weight, scale), bias)
-        return x if self.activation is None else self.activation(x)
-
-    def scale_and_bias(self) -> tuple[Tensor, Tensor]:
-        """(C') factor of the weight and (C') bias, for convolution and norm in one."""
-        norm = self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        bias = norm.bias - norm.running_mean * scale
-        return scale, bias if self.bias is None else bias + self.bias * scale
-
-
-def fold_frozen_norms(backbone: Backbone) -> Backbone:
-    """Fold every frozen batch norm behind a convolution of Detectron2, in place.
-
-    Args:
-        backbone: any; norms that are trained and layers of other kinds stay as they are.
-
-    Returns:
-        The same backbone.
-    """
-    for parent in list(backbone.modules()):
-        for name, child in list(parent.named_children()):
-            if is_foldable(child):
-                setattr(parent, name, FoldedConv2d.of(child))
-    return backbone
-
-
-def is_foldable(module: nn.Module) -> bool:
-    """If a module is a plain convolution with a frozen norm behind it."""
-    if type(module) is not Conv2d or type(module.norm) is not FrozenBatchNorm2d:
-        return False
-    return module.padding_mode == "zeros" and not isinstance(module.padding, str)

@@ -1,9 +1,9 @@
 """Set prediction losses of all decoder layers.
 
-Paper: sections 3, 4.5.2 and 5.1 (focal loss in place of cross-entropy); weights as in DETR's kin.
+Paper: sections 3, 4.5.2 and 5.1 (focal loss in place of cross-entropy); weights as in DETR's
+descendants.
 
-Shapes: B images, N queries, K classes, L decoder layers, P matched pairs,
-        D denoising queries.
+Shapes: B images, N queries, K classes, L decoder layers, P matched pairs, D denoising queries.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from ..structures import Predictions, Targets
-from .arguments import between
+from .layers import between
 from .ops.boxes import corners, generalized_iou
 
 
@@ -27,8 +27,7 @@ class SetCriterion(nn.Module):
         alpha, gamma: of the focal loss.
 
     Raises:
-        ValueError: for a gamma between 0 and 1, with which the gradient of a class that is told
-            for sure is not finite.
+        ValueError: for 0 < gamma < 1, where the focal gradient diverges at probability 0 or 1.
     """
 
     def __init__(
@@ -42,15 +41,9 @@ class SetCriterion(nn.Module):
     ):
         super().__init__()
         if gamma != 0 and gamma < 1:
-            raise ValueError(f"gamma must be 0 or at least 1, got {gamma}")
-        between(
-            0,
-            float("inf"),
-            class_weight=class_weight,
-            bbox_weight=bbox_weight,
-            giou_weight=giou_weight,
-            gamma=gamma,
-        )
+            raise ValueError(f"gamma is {gamma}, must be 0 or at least 1")
+        weights = dict(class_weight=class_weight, bbox_weight=bbox_weight, giou_weight=giou_weight)
+        between(0, float("inf"), **weights, gamma=gamma)
         between(0, 1, alpha=alpha)
         self.matcher = matcher
         self.weights = {"loss_ce": class_weight, "loss_bbox": bbox_weight, "loss_giou": giou_weight}
@@ -60,7 +53,7 @@ class SetCriterion(nn.Module):
     def forward(
         self, predictions: Predictions, targets: Targets, known: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Weighted losses by name.
+        """Return the weighted losses by name.
 
         Args:
             predictions: of all layers and queries.
@@ -68,9 +61,9 @@ class SetCriterion(nn.Module):
             known: targets of the denoising queries, as in `Queries`.
 
         Returns:
-            `loss_ce`, `loss_bbox` and `loss_giou` of the last layer, and of the earlier ones under
-            the same names with `_0`, `_1`, … behind; those of denoising queries have `_dn` behind
-            that. The keys do not depend on the data.
+            `loss_ce`, `loss_bbox` and `loss_giou` of the last layer, those of earlier layers with
+            the suffixes `_0`, `_1`, …, and those of denoising queries with the further suffix
+            `_dn`. The keys do not depend on the data.
         """
         if known is None:
             return self.matching_losses(predictions, targets)
@@ -85,7 +78,7 @@ class SetCriterion(nn.Module):
         }
 
     def matching_losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        """Losses of queries that are matched; over the number of boxes."""
+        """Losses of the matching queries, divided by the number of boxes."""
         layer, image, query, target = self.matcher(predictions, targets)
         truth = torch.zeros_like(predictions.logits)
         truth[layer, image, query, targets.labels[image, target]] = 1.0
@@ -101,7 +94,7 @@ class SetCriterion(nn.Module):
     def denoising_losses(
         self, predictions: Predictions, targets: Targets, known: Tensor
     ) -> dict[str, Tensor]:
-        """Losses of queries whose targets are known (section 4.5.2); over the number of those."""
+        """Losses of the denoising queries (section 4.5.2), divided by the number of those."""
         counted, index = known >= 0, known.clamp(min=0)
         labels = targets.labels.gather(1, index)  # (B, D)
         truth = torch.zeros_like(predictions.logits[0]).scatter_(-1, labels[..., None], 1.0)
@@ -114,7 +107,7 @@ class SetCriterion(nn.Module):
         return self.named(sums, per_process(counted.sum().float()))
 
     def class_sums(self, logits: Tensor, truth: Tensor, count: Tensor) -> Tensor:
-        """(L,) class losses of matched queries, yet to be divided by the number of boxes."""
+        """Class losses of the matching queries before division by the number of boxes: (L,)."""
         return self.class_loss(logits, truth).sum((1, 2))
 
     def class_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
@@ -122,7 +115,7 @@ class SetCriterion(nn.Module):
         return sigmoid_focal_loss(logits, truth, self.alpha, self.gamma).sum(-1)
 
     def named(self, sums: dict[str, Tensor], count: Tensor) -> dict[str, Tensor]:
-        """(L,) sums by name, weighted and divided by the count, with a name for each layer."""
+        """Weight (L,) sums, divide them by the count and name them by layer."""
         depth = len(sums["loss_ce"])
         suffixes = [*(f"_{i}" for i in range(depth - 1)), ""]
         return {
@@ -133,7 +126,7 @@ class SetCriterion(nn.Module):
 
 
 def box_losses(predicted: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """L1 loss of (cx, cy, w, h) and generalised IoU loss of (..., 4) boxes: (...) each."""
+    """L1 and generalised IoU losses of (..., 4) boxes (cx, cy, w, h): (...) each."""
     return {
         "loss_bbox": (predicted - truth).abs().sum(-1),
         "loss_giou": 1 - generalized_iou(corners(predicted), corners(truth)),
@@ -141,7 +134,7 @@ def box_losses(predicted: Tensor, truth: Tensor) -> dict[str, Tensor]:
 
 
 def per_process(count: Tensor) -> Tensor:
-    """A number of boxes, averaged over the processes; at least 1."""
+    """Average a number of boxes over the processes; the result is at least 1."""
     if get_world_size() > 1:
         distributed.all_reduce(count)
     return (count / get_world_size()).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Denoising queries: noisy copies of the ground truth that learn to find back to it.
+"""Denoising queries: noisy copies of the ground truth that are trained to recover it.
 
 Paper: section 4.5.2, the "w/ DN" variants. DN-DETR: https://arxiv.org/abs/2203.01305.
 
@@ -15,36 +15,35 @@ import torch
 from torch import Tensor, nn
 
 from ..structures import Queries, Targets
-from .arguments import at_least
-from .layers import numbers
+from .layers import at_least, numbers
 
 logger = logging.getLogger(__name__)
 
 
 class NoDenoising(nn.Module):
-    """Matching queries alone."""
+    """No denoising queries."""
 
     def forward(self, queries: Queries, targets: Targets | None) -> Queries:
-        """Returns: the queries."""
+        """Return the queries unchanged."""
         return queries
 
 
 class Denoising(nn.Module):
-    """Adds groups of noisy ground truth behind the matching queries in training.
+    """Append groups of noisy ground truth to the matching queries in training.
 
-    A denoising query has a box with noise as its reference and the embedding of a label with noise
-    as its content. Which box it has to find is known, so it needs no matching. Matching queries see
-    none of them, and groups do not see each other: at inference they are just left out.
+    A denoising query has a noisy box as its reference and the embedding of a noisy label as its
+    content. Its target is known, so it needs no matching. Matching queries do not see denoising
+    queries and groups do not see each other, so inference simply leaves them out.
 
     Args:
         num_classes: K.
         dim: C.
-        num_groups: G, how often each box is copied.
-        label_noise: probability that a label is drawn anew from all classes.
+        num_groups: G, copies of each box.
+        label_noise: probability that a label is replaced by one drawn from all classes.
         box_noise: a centre moves by up to this times half the size, a size changes by up to this
-            times itself; below 1, so that a centre stays in its box.
-        max_queries: D is never larger; where the fullest image has too many boxes for it, there
-            are fewer groups, and in the end some boxes, drawn by chance, have no query.
+            times itself; below 1, so that a centre stays inside its box.
+        max_queries: upper bound of D. Where the fullest image has too many boxes, there are fewer
+            groups, and with a single group a random subset of the boxes gets a query.
     """
 
     def __init__(
@@ -76,14 +75,14 @@ class Denoising(nn.Module):
         self.labels = nn.Embedding(num_classes, dim)
 
     def forward(self, queries: Queries, targets: Targets | None) -> Queries:
-        """Add denoising queries if there are targets.
+        """Append denoising queries if there are targets.
 
         Args:
             queries: N matching queries per image.
-            targets: in training.
+            targets: ground truth in training, None at inference.
 
         Returns:
-            N + D queries, the denoising ones behind, with `known` and `mask`.
+            N + D queries, the denoising ones last, with `known` and `mask`.
         """
         if targets is None:
             return queries
@@ -97,7 +96,7 @@ class Denoising(nn.Module):
         return Queries(content, reference, mask, known)
 
     def choose(self, targets: Targets) -> tuple[Tensor, int]:
-        """The box that each query starts from, (B, D) int64 with -1 for none, and the groups."""
+        """Return the (B, D) int64 target of each query, -1 for none, and the number of groups."""
         batch, count = targets.labels.shape
         num_groups = max(1, min(self.num_groups, self.max_queries // count))
         counts = numbers(targets.counts, targets.labels)[:, None]
@@ -105,7 +104,7 @@ class Denoising(nn.Module):
         chosen = chosen.masked_fill(chosen >= counts, -1)
         if count > self.max_queries:
             logger.warning(
-                "an image has %d boxes: %d of them, drawn by chance, get a denoising query",
+                "an image has %d boxes: a random %d of them get a denoising query",
                 count,
                 self.max_queries,
             )
@@ -114,22 +113,23 @@ class Denoising(nn.Module):
         return chosen.repeat(1, num_groups), num_groups
 
     def noisy_labels(self, labels: Tensor) -> Tensor:
-        """Labels of any shape, some of them drawn anew."""
+        """Replace some of the labels by random ones."""
         drawn = torch.randint_like(labels, self.num_classes)
         noisy = torch.rand(labels.shape, device=labels.device) < self.label_noise
         return torch.where(noisy, drawn, labels)
 
     def noisy_boxes(self, boxes: Tensor) -> Tensor:
-        """(..., 4) boxes, shifted and scaled, with all of (cx, cy, w, h) within [0, 1]."""
+        """Shift and scale (..., 4) boxes, clamping (cx, cy, w, h) to [0, 1]."""
         size = boxes[..., 2:]
         noise = (2 * torch.rand_like(boxes) - 1) * self.box_noise
         return (boxes + noise * torch.cat([size / 2, size], dim=-1)).clamp(0, 1)
 
     def mask(self, known: Tensor, num_groups: int, num_queries: int) -> Tensor:
-        """(B, 1, N + D, N + D) bias of self-attention: -inf where a query must not look.
+        """Return the (B, 1, N + D, N + D) bias of self-attention, -inf where attention is masked.
 
-        Every query sees the matching ones; a denoising query also sees those of its own group that
-        have a box, so that an image is not trained otherwise for being beside a fuller one.
+        Every query attends to the matching queries, a denoising query also to those of its own
+        group that have a target. So the training of an image does not depend on how many boxes the
+        other images of the batch have.
         """
         batch, count = known.shape
         group = torch.arange(num_groups, device=known.device)

@@ -1,7 +1,7 @@
 """SAM-DETR as a Detectron2 model: images in, losses or detections out.
 
-Paper: section 3, figure 1. SAM-DETR, SAM-DETR++ and the DETR baseline are this class with other
-parts; `configs/` puts them together.
+Paper: section 3, figure 1. SAM-DETR, SAM-DETR++, the DETR baseline and the peers are this class
+with different parts, which `configs/` puts together.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ..structures import Predictions, Targets
-from .arguments import at_least
 from .backbone import fold_frozen_norms
 from .decoder import Decoder
-from .deformable import DeformableAttention
+from .encoder import DeformableAttention
+from .layers import at_least
 from .neck import ChannelMapper
 from .postprocessing import detections
+
+INFERENCE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class SAMDETR(nn.Module):
@@ -29,22 +31,22 @@ class SAMDETR(nn.Module):
 
     Args:
         backbone: any Detectron2 backbone.
-        neck: backbone maps to feature levels, fine to coarse.
-        encoder: feature levels to feature levels.
-        queries: batch size to `Queries`.
-        denoising: adds queries to `Queries` where there are targets.
-        decoder: queries and feature levels to the predictions of all layers.
-        criterion: predictions, targets and known targets to losses by name.
-        num_classes: K, for which the decoder's heads must be made.
-        num_queries: N, for which `queries` must be made.
+        neck: from backbone maps to feature levels, fine to coarse.
+        encoder: from feature levels to encoded feature levels.
+        queries: from encoded feature levels to `Queries`.
+        denoising: adds denoising queries to `Queries` in training.
+        decoder: from queries and feature levels to the predictions of all layers.
+        criterion: from predictions, targets and known targets to losses by name.
+        num_classes: K, which must agree with the decoder's heads.
+        num_queries: N, which must agree with `queries`.
         pixel_mean, pixel_std: per channel, 0 to 255.
-        input_format: order of the channels, "RGB" or "BGR"; tells tools how to read images.
+        input_format: order of the channels, "RGB" or "BGR", in which tools read images.
         detections_per_image: detections kept per image.
-        inference_dtype: "float32", or "bfloat16" or "float16" for detection in mixed precision;
+        inference_dtype: "float32", or "bfloat16" or "float16" for inference under autocast;
             positions, regions and boxes stay in float32.
 
     Raises:
-        ValueError: if the parts do not fit together, or the dtype is unknown.
+        ValueError: if the parts do not fit together, or a value is out of range.
     """
 
     pixel_mean: Tensor
@@ -68,7 +70,20 @@ class SAMDETR(nn.Module):
         inference_dtype: str = "float32",
     ):
         super().__init__()
-        # Faster at the same numbers, on every device: a map is read and written once per layer.
+        at_least(1, num_classes=num_classes, num_queries=num_queries)
+        at_least(1, detections_per_image=detections_per_image)
+        if inference_dtype not in INFERENCE_DTYPES:
+            raise ValueError(
+                f"inference_dtype is {inference_dtype!r}, must be one of {INFERENCE_DTYPES}"
+            )
+        if input_format not in ("RGB", "BGR"):
+            raise ValueError(f"input_format is {input_format!r}, must be RGB or BGR")
+        if not (len(pixel_mean) == len(pixel_std) == 3 and min(pixel_std) > 0):
+            raise ValueError(
+                f"pixel_mean is {pixel_mean} and pixel_std {pixel_std}, must be three numbers "
+                "each, with pixel_std above 0"
+            )
+        # Channels-last convolutions are faster on every device and give the same numbers.
         self.backbone = fold_frozen_norms(backbone).to(memory_format=torch.channels_last)
         self.neck = neck
         self.encoder = encoder
@@ -80,25 +95,13 @@ class SAMDETR(nn.Module):
         self.num_queries = num_queries
         self.input_format = input_format
         self.detections_per_image = detections_per_image
-        if inference_dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(
-                f"inference_dtype is {inference_dtype!r}, must be float32, bfloat16 or float16"
-            )
         self.inference_dtype: torch.dtype = getattr(torch, inference_dtype)
-        if input_format not in ("RGB", "BGR"):
-            raise ValueError(f"input_format is {input_format!r}, must be RGB or BGR")
-        at_least(1, num_classes=num_classes, num_queries=num_queries)
-        at_least(1, detections_per_image=detections_per_image)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor([*values]).view(-1, 1, 1), persistent=False)
-        if not (len(pixel_mean) == len(pixel_std) == 3 and min(pixel_std) > 0):
-            raise ValueError(
-                f"pixel_mean is {pixel_mean} and pixel_std {pixel_std}, must be three numbers "
-                "each, of pixel_std above 0"
-            )
         self._check()
 
     def _check(self) -> None:
+        """Raise ValueError unless the parts fit together."""
         available = {name: x.channels for name, x in self.backbone.output_shape().items()}
         for name, channels in self.neck.in_channels.items():
             if available.get(name) != channels:
@@ -106,32 +109,28 @@ class SAMDETR(nn.Module):
                     f"neck.in_channels asks for {channels} channels of {name!r}, "
                     f"the backbone gives {available}"
                 )
-        levels = range(len(self.neck.projections))
-        if not all(level in levels for level in self.decoder.levels):
+        count = len(self.neck.projections)
+        if not 0 <= min(self.decoder.levels) <= max(self.decoder.levels) < count:
             raise ValueError(
-                f"decoder.levels is {self.decoder.levels}, but the neck gives {len(levels)} "
-                "level(s), numbered from 0"
+                f"decoder.levels is {self.decoder.levels}, but the neck gives {count} level(s), "
+                "numbered from 0"
             )
-        for name, module in self.named_modules():
-            attends = isinstance(module, DeformableAttention)
-            if attends and module.num_levels != len(levels):
-                raise ValueError(
-                    f"{name} has num_levels={module.num_levels}, but the neck gives {len(levels)}"
-                )
-        if self.queries.num_queries != self.num_queries:
-            raise ValueError(
-                f"num_queries is {self.num_queries}, queries has {self.queries.num_queries}"
-            )
-        if self.decoder.num_classes != self.num_classes:
-            raise ValueError(
-                f"num_classes is {self.num_classes}, decoder.head has {self.decoder.num_classes}"
-            )
-        labels = getattr(self.denoising, "num_classes", self.num_classes)
-        if labels != self.num_classes:
-            raise ValueError(f"num_classes is {self.num_classes}, denoising has {labels}")
+        for part, key, value in (
+            ("queries", "num_queries", self.num_queries),
+            ("decoder", "num_classes", self.num_classes),
+            ("denoising", "num_classes", self.num_classes),
+            *(
+                (name, "num_levels", count)
+                for name, module in self.named_modules()
+                if isinstance(module, DeformableAttention)
+            ),
+        ):
+            found = getattr(self.get_submodule(part), key, value)
+            if found != value:
+                raise ValueError(f"{part}.{key} is {found}, but the rest of the model has {value}")
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Detectron2's contract of a detector.
+        """Detectron2's interface of a detector.
 
         Args:
             batched_inputs: per image a dict with `image`, a (3, H, W) tensor of 0 to 255; in
@@ -144,20 +143,18 @@ class SAMDETR(nn.Module):
         return self.losses(batched_inputs) if self.training else self.detect(batched_inputs)
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Weighted losses by name."""
+        """Return the weighted losses by name."""
         targets = self.targets(batched_inputs)
         images, padding = self.batch(batched_inputs)
         predictions, known = self.predict(images.tensor, padding, targets)
         return self.criterion(predictions, targets, known)
 
     def detect(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """Detections per image, computed in `inference_dtype`."""
+        """Return the detections of each image, computed in `inference_dtype`."""
         images, padding = self.batch(batched_inputs)
         low = self.inference_dtype != torch.float32
-        context = (
-            torch.autocast(padding.device.type, self.inference_dtype) if low else nullcontext()
-        )
-        with context:
+        device = padding.device.type
+        with torch.autocast(device, self.inference_dtype) if low else nullcontext():
             predictions, _ = self.predict(images.tensor, padding)
         sizes = [
             (x.get("height", size[0]), x.get("width", size[1]))
@@ -170,18 +167,18 @@ class SAMDETR(nn.Module):
     def predict(
         self, images: Tensor, padding: Tensor, targets: Targets | None = None
     ) -> tuple[Predictions, Tensor | None]:
-        """Predictions of all decoder layers, without any post-processing.
+        """Return the predictions of all decoder layers, without post-processing.
 
         Args:
             images: (B, 3, height, width), normalised.
-            padding: (B, height, width) bool, True on pixels outside of an image.
-            targets: ground truth to make denoising queries of.
+            padding: (B, height, width) bool, True on pixels outside the image.
+            targets: ground truth to make denoising queries from.
 
         Returns:
             The predictions, and the targets of the denoising queries as in `Queries.known`.
         """
         pyramid = self.encoder(self.neck(self.backbone(images), padding))
-        queries = self.denoising(self.queries(images.shape[0]), targets)
+        queries = self.denoising(self.queries(pyramid), targets)
         return self.decoder(queries, pyramid), queries.known
 
     def batch(self, batched_inputs: list[dict[str, Any]]) -> tuple[ImageList, Tensor]:
@@ -205,23 +202,21 @@ class SAMDETR(nn.Module):
         return images, padding
 
     def targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
-        """The ground truth of a batch, on the model's device.
+        """Return the ground truth of a batch, on the model's device.
 
         Raises:
-            ValueError: if an image has no `instances`, or a class that the model has not.
+            ValueError: if an image has no `instances`, or a class that the model does not have.
         """
-        instances = [self._ground_truth(x) for x in batched_inputs]
+        for x in batched_inputs:
+            name = x.get("file_name", "an image")
+            if "instances" not in x:
+                raise ValueError(f"{name} has no 'instances', which training needs")
+            classes = x["instances"].gt_classes
+            unknown = classes[(classes < 0) | (classes >= self.num_classes)]
+            if len(unknown):
+                raise ValueError(
+                    f"{name} has class {int(unknown[0])}, but the model has classes 0 to "
+                    f"{self.num_classes - 1}; set model.num_classes"
+                )
+        instances = [x["instances"] for x in batched_inputs]
         return Targets.from_instances(instances, self.pixel_mean.device)
-
-    def _ground_truth(self, x: dict[str, Any]) -> Instances:
-        name = x.get("file_name", "an image")
-        if "instances" not in x:
-            raise ValueError(f"{name} has no 'instances', which training needs")
-        classes = x["instances"].gt_classes
-        unknown = classes[(classes < 0) | (classes >= self.num_classes)]
-        if len(unknown):
-            raise ValueError(
-                f"{name} has class {int(unknown[0])}, but the model has classes 0 to "
-                f"{self.num_classes - 1}; set model.num_classes"
-            )
-        return x["instances"]

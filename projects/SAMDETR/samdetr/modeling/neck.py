@@ -1,4 +1,6 @@
-"""From the maps of a backbone to the feature levels of the transformer.
+"""Input projection: from the maps of a backbone to the feature levels of the transformer.
+
+Paper: section 3 (one level) and section 4.3 (several levels).
 
 Shapes: B images, S = H * W cells of a level, C channels of the transformer.
 """
@@ -12,7 +14,7 @@ from detectron2.layers import get_norm
 from torch import Tensor, nn
 
 from ..structures import FeatureLevel
-from .arguments import at_least
+from .layers import at_least
 
 
 class ChannelMapper(nn.Module):
@@ -21,9 +23,9 @@ class ChannelMapper(nn.Module):
     The official models have GroupNorm here, except single-scale ones trained for 50 epochs.
 
     Args:
-        in_channels: channels of each backbone feature to read, by name, from fine to coarse.
+        in_channels: channels of each backbone map to read, by name, from fine to coarse.
         dim: C.
-        norm: a normalisation by Detectron2's name, such as "GN"; "" for none.
+        norm: normalisation by Detectron2's name, such as "GN"; "" for none.
         position: position encoding of a level, from its padding mask.
     """
 
@@ -32,10 +34,19 @@ class ChannelMapper(nn.Module):
         at_least(1, dim=dim, **{"the number of in_channels": len(in_channels)})
         self.in_channels = dict(in_channels)
         self.position = position
+        convolutions = self.convolutions(dim)
+        self.sources = [name for name, _ in convolutions]
         self.projections = nn.ModuleList()
-        for channels in self.in_channels.values():
-            layers = [nn.Conv2d(channels, dim, kernel_size=1), get_norm(norm, dim)]
+        for _, convolution in convolutions:
+            layers = [convolution, get_norm(norm, dim)]
             self.projections.append(nn.Sequential(*[x for x in layers if x is not None]))
+
+    def convolutions(self, dim: int) -> list[tuple[str, nn.Conv2d]]:
+        """Return the backbone map and the convolution of each level, from fine to coarse."""
+        return [
+            (name, nn.Conv2d(channels, dim, kernel_size=1))
+            for name, channels in self.in_channels.items()
+        ]
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor) -> list[FeatureLevel]:
         """Project the maps and mark the padded cells.
@@ -45,14 +56,15 @@ class ChannelMapper(nn.Module):
             padding: (B, height, width) bool, True on pixels outside the image.
 
         Returns:
-            One level per feature of `in_channels`, in that order.
+            The levels, from fine to coarse.
         """
         return [
-            self._level(projection(features[name]), padding)
-            for name, projection in zip(self.in_channels, self.projections)
+            self.level(projection(features[name]), padding)
+            for name, projection in zip(self.sources, self.projections)
         ]
 
-    def _level(self, x: Tensor, padding: Tensor) -> FeatureLevel:
+    def level(self, x: Tensor, padding: Tensor) -> FeatureLevel:
+        """Turn a (B, C, H, W) map and the padding of the images into a feature level."""
         size = (x.shape[-2], x.shape[-1])
         padded = F.interpolate(padding[:, None].float(), size=size)[:, 0].bool()  # nearest pixel
         tokens = x.flatten(2).transpose(1, 2)
@@ -60,17 +72,17 @@ class ChannelMapper(nn.Module):
 
 
 class MultiScaleMapper(ChannelMapper):
-    """The same for several levels, which a learned embedding in their position tells apart.
+    """`ChannelMapper` for several levels, with a learned embedding per level in their positions.
 
     Paper: section 4.3.
     """
 
     def __init__(self, in_channels: Mapping[str, int], dim: int, position: nn.Module, norm: str):
         super().__init__(in_channels, dim, position, norm)
-        self.level_embedding = nn.Embedding(len(self.in_channels), dim)  # normal(0, 1)
+        self.level_embedding = nn.Embedding(len(self.projections), dim)  # normal(0, 1)
 
     def forward(self, features: Mapping[str, Tensor], padding: Tensor) -> list[FeatureLevel]:
-        """As in the parent."""
+        """Same as in the parent."""
         levels = super().forward(features, padding)
         return [
             level._replace(position=level.position + embedding)

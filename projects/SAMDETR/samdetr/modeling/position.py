@@ -17,24 +17,24 @@ from .layers import at_least_float32
 
 @torch.no_grad()
 def sine_embedding(points: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
-    """`sine` as in the released models: positions carry no gradient through their embedding."""
+    """`sine` without gradient, as for all positions of the released models."""
     return sine(points, dim, temperature)
 
 
 def sine(points: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
-    """Sine embedding of points: `dim / 2` channels for y, then as many for x.
+    """Sine embedding of points (Eq. 6): `dim / 2` channels for y, then as many for x.
 
     Args:
         points: (..., 2), any unit in which 1 is the extent of the image.
         dim: channels of the embedding, a multiple of 4.
-        temperature: wavelengths go from 1 to almost this times the extent.
+        temperature: wavelengths range from 1 to almost this many extents.
 
     Returns:
-        (..., dim) of float32 or more; even channels are sines, odd ones cosines.
+        (..., dim) in at least float32; even channels are sines, odd ones cosines.
     """
     exponent = torch.arange(0, dim // 2, 2, device=points.device, dtype=torch.float64) / (dim // 2)
-    # Rounded once from float64, and divided by: where a batch is padded the angles are huge, and
-    # one unit in the last place of a frequency moves the logits of the released models by 1e-2.
+    # Rounded once from float64, and a divisor: angles of padded cells are huge, and one unit in the
+    # last place of a frequency changes the logits of the released models by 1e-2.
     frequency = (temperature**exponent).float()
     angle = at_least_float32(points)[..., None] * (2 * math.pi) / frequency  # (..., 2, dim / 4)
     embedding = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)  # (..., 2, dim / 2)
@@ -42,9 +42,9 @@ def sine(points: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
 
 
 def check_sine_dim(dim: int) -> None:
-    """Raise ValueError unless a sine embedding can have this many channels."""
+    """Raise ValueError unless `dim` is a positive multiple of 4, as a sine embedding needs."""
     if dim < 4 or dim % 4:
-        raise ValueError(f"dim must be a multiple of 4, got {dim}")
+        raise ValueError(f"dim is {dim}, must be a multiple of 4")
 
 
 class SinePosition(nn.Module):
@@ -65,36 +65,36 @@ class SinePosition(nn.Module):
         self.temperature = temperature
 
     def forward(self, padding: Tensor) -> Tensor:
-        """(B, H, W) bool padding mask to the (B, H * W, dim) encoding of its cells."""
+        """(B, H, W) bool padding mask to (B, H * W, dim) position encodings."""
         x = self._fraction((~padding).cumsum(2, dtype=torch.float32), 2)
         y = self._fraction((~padding).cumsum(1, dtype=torch.float32), 1)
         points = torch.stack([x, y], dim=-1).flatten(1, 2)
         return sine_embedding(points, self.dim, self.temperature)
 
     def _fraction(self, index: Tensor, axis: int) -> Tensor:
-        """Cell indices (1, 2, …) to fractions of the valid extent along an axis."""
+        """Turn cell indices (1, 2, …) into fractions of the valid extent along an axis."""
         index = index - self.offset
         last = index.narrow(axis, -1, 1)
-        # In float32 and in this order: in a fully padded row or column the quotient is that of
-        # the released models, noise of size 5e5, and RoIAlign reads those cells' features.
+        # In float32 and in this order: on fully padded rows and columns the quotient is then the
+        # same noise of size 5e5 as in the released models, whose RoIAlign reads those cells.
         return index / ((last + 1e-6) + self.offset)
 
 
 class MaskedSinePosition(SinePosition):
-    """The same with zeros on padded cells, where the encoding of the released models is noise.
+    """`SinePosition` with zeros on padded cells, where that of the released models is noise.
 
-    Attention never reads these cells, but RoIAlign does where a box reaches out of the image, and
-    the last bit of its arithmetic turns the noise. To train new models with; for none to be read
-    at all see `UnpaddedPooler`.
+    Attention masks these cells, but RoIAlign reads them where a box extends beyond the image, and
+    rounding changes the noise. For training new models; `UnpaddedPooler` does not read padded cells
+    at all.
     """
 
     def forward(self, padding: Tensor) -> Tensor:
-        """As in the parent."""
+        """Same as in the parent."""
         return super().forward(padding).masked_fill(padding.flatten(1)[..., None], 0.0)
 
 
 class SineQueryPosition(nn.Module):
-    """Query position in SAM-DETR: the sine embedding of the reference box's centre."""
+    """Query position of SAM-DETR: the sine embedding of the reference box's centre."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -107,12 +107,12 @@ class SineQueryPosition(nn.Module):
 
 
 class LearnedQueryPosition(nn.Module):
-    """Query position in DETR: one learned vector per query, blind to boxes."""
+    """Query position of DETR: one learned vector per query, independent of the boxes."""
 
     def __init__(self, num_queries: int, dim: int):
         super().__init__()
         self.embedding = nn.Embedding(num_queries, dim)
 
     def forward(self, boxes: Tensor) -> Tensor:
-        """(B, N, 4) boxes, of which only B counts, to (B, N, dim) query positions."""
+        """Expand the (N, dim) embedding to the batch size of the (B, N, 4) boxes."""
         return self.embedding.weight.expand(boxes.shape[0], -1, -1)

@@ -1,6 +1,8 @@
 """From the predictions of the last decoder layer to Detectron2's `Instances`.
 
-Shapes: B images, N queries, K classes, L decoder layers.
+Paper: section 3; as in DETR without threshold or non-maximum suppression.
+
+Shapes: B images, N queries, K classes, D detections per image, L decoder layers.
 """
 
 from __future__ import annotations
@@ -21,30 +23,41 @@ def detections(
     count: int,
     scores_of: Callable[[Tensor], Tensor] = torch.sigmoid,
 ) -> list[Instances]:
-    """The best-scoring pairs of query and class of each image.
+    """Return the best-scoring pairs of query and class of each image.
 
-    As in DETR, there is no threshold and no suppression, and boxes are not clipped to the image.
+    Boxes are not clipped to the image.
 
     Args:
-        predictions: of all decoder layers; the last one counts.
+        predictions: of all decoder layers; only the last one is used.
         sizes: (height, width) in pixels that the boxes of each image are scaled to.
-        count: detections per image, fewer where N * K is less.
+        count: D, reduced to N * K where that is less.
         scores_of: from logits to (B, N, K) scores.
 
     Returns:
         Per image: `pred_boxes` in pixels, `scores` in descending order, `pred_classes`.
     """
     found = best(scores_of(predictions.logits[-1]), corners(predictions.boxes[-1]), count)
-    return [_instances(*x) for x in zip(sizes, *found)]
+    results = []
+    for (height, width), boxes, scores, classes in zip(sizes, *found):
+        scale = torch.tensor([width, height] * 2, device=boxes.device, dtype=boxes.dtype)
+        results.append(
+            Instances(
+                (height, width),
+                pred_boxes=Boxes(boxes * scale),
+                scores=scores,
+                pred_classes=classes,
+            )
+        )
+    return results
 
 
 def best(scores: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The pairs of query and class with the highest scores.
+    """Return the pairs of query and class with the highest scores.
 
     Args:
         scores: (B, N, K).
         boxes: (B, N, 4).
-        count: D, of each image, fewer where N * K is less.
+        count: D, reduced to N * K where that is less.
 
     Returns:
         (B, D, 4) boxes, (B, D) scores in descending order, (B, D) classes.
@@ -53,8 +66,3 @@ def best(scores: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor, Ten
     scores, index = scores.flatten(1).topk(min(count, num_queries * num_classes), dim=1)
     query, classes = index // num_classes, index % num_classes
     return boxes.gather(1, query[..., None].expand(-1, -1, 4)), scores, classes
-
-
-def _instances(size: tuple[int, int], boxes: Tensor, scores: Tensor, classes: Tensor) -> Instances:
-    scale = torch.tensor([size[1], size[0]] * 2, device=boxes.device, dtype=boxes.dtype)
-    return Instances(size, pred_boxes=Boxes(boxes * scale), scores=scores, pred_classes=classes)

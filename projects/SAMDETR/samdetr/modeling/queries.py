@@ -1,7 +1,7 @@
 """Object queries before the first decoder layer: zero content and a reference box each.
 
-Paper: section 4.1 ("zeros as input for the first layer"; learnable reference boxes); boxes that are
-not learned are those of table 5.
+Paper: section 4.1 ("zeros as input for the first layer"; learnable reference boxes). Reference
+boxes that are not learned are those of table 5.
 
 Shapes: B images, N queries, C channels.
 """
@@ -9,16 +9,17 @@ Shapes: B images, N queries, C channels.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..convert import read_state_dict
-from ..structures import Queries
+from ..structures import FeatureLevel, Queries
 from ..urls import PathManager
-from .arguments import at_least
+from .layers import at_least
 
-LEARNED = "queries.reference.weight"  # the boxes of a LearnedReference in a checkpoint
+LEARNED = "queries.reference.weight"  # key of the boxes of a LearnedReference in a checkpoint
 
 
 class LearnedReference(nn.Module):
@@ -36,18 +37,18 @@ class LearnedReference(nn.Module):
         self.dim = dim
         self.reference = nn.Embedding(num_queries, 4)  # normal(0, 1) logits of the boxes
 
-    def forward(self, batch_size: int) -> Queries:
-        """The same queries for each of `batch_size` images."""
-        return _queries(self.reference.weight, batch_size, self.dim)
+    def forward(self, pyramid: Sequence[FeatureLevel]) -> Queries:
+        """Return the same queries for each image of the pyramid."""
+        return empty_queries(self.reference.weight, pyramid, self.dim)
 
 
 class FixedReference(nn.Module):
-    """Queries whose reference boxes are given, and a buffer: training leaves them as they are.
+    """Queries whose reference boxes are a buffer, which training does not change.
 
     Args:
         reference: (N, 4) logits of the boxes.
         dim: C.
-        persistent: if a checkpoint has them.
+        persistent: whether the boxes are part of the state dict.
     """
 
     reference: Tensor
@@ -59,13 +60,13 @@ class FixedReference(nn.Module):
         self.dim = dim
         self.register_buffer("reference", reference, persistent)
 
-    def forward(self, batch_size: int) -> Queries:
-        """The same queries for each of `batch_size` images."""
-        return _queries(self.reference, batch_size, self.dim)
+    def forward(self, pyramid: Sequence[FeatureLevel]) -> Queries:
+        """Return the same queries for each image of the pyramid."""
+        return empty_queries(self.reference, pyramid, self.dim)
 
 
 class CentredReference(FixedReference):
-    """Queries of the original DETR, which has no reference boxes: all lie in the middle.
+    """Queries of the original DETR, which has no reference boxes: all of them at the centre.
 
     Args:
         num_queries: N.
@@ -77,12 +78,12 @@ class CentredReference(FixedReference):
 
 
 class RandomReference(FixedReference):
-    """Reference boxes that stay where `LearnedReference` starts.
+    """Reference boxes fixed at the initial distribution of `LearnedReference`.
 
     Args:
         num_queries: N.
         dim: C.
-        seed: draws the same boxes in all processes, which have seeds of their own.
+        seed: of the boxes, so that all processes of a distributed run draw the same ones.
     """
 
     def __init__(self, num_queries: int, dim: int, seed: int = 0):
@@ -91,15 +92,15 @@ class RandomReference(FixedReference):
 
 
 class CheckpointReference(FixedReference):
-    """Reference boxes that another SAM-DETR has learned.
+    """Reference boxes learned by another SAM-DETR, read once from its checkpoint.
 
-    The file is read once, here. A checkpoint of this model has the boxes too, and to evaluate it
-    without the file `RandomReference` will do.
+    They become part of this model's checkpoints, which can thus be evaluated without the file, with
+    `RandomReference` in its place.
 
     Args:
         num_queries: N.
         dim: C.
-        path: file or URL of a checkpoint of a model with `LearnedReference` and as many queries.
+        path: checkpoint of a model with `LearnedReference` and as many queries.
 
     Raises:
         FileNotFoundError: if `path` is not a file.
@@ -107,7 +108,7 @@ class CheckpointReference(FixedReference):
     """
 
     def __init__(self, num_queries: int, dim: int, path: str):
-        reference = learned_reference(path)
+        reference = read_reference(path)
         if reference.shape != (num_queries, 4):
             raise ValueError(
                 f"num_queries is {num_queries}, but {LEARNED} in path={path!r} has the shape "
@@ -116,23 +117,22 @@ class CheckpointReference(FixedReference):
         super().__init__(reference, dim)
 
 
-def learned_reference(path: str) -> Tensor:
-    """The (N, 4) reference boxes in a checkpoint, as float32 logits; raises as said above."""
+def read_reference(path: str) -> Tensor:
+    """Read the (N, 4) reference boxes of a checkpoint, as float32 logits."""
     file = PathManager.get_local_path(path)
     if not os.path.isfile(file):
-        raise FileNotFoundError(
-            f"path={path!r} is not a file: expected a checkpoint with {LEARNED}, of a trained "
-            "SAM-DETR"
-        )
+        raise FileNotFoundError(f"path={path!r} is not a file, must be a checkpoint with {LEARNED}")
     state = read_state_dict(file)
     if LEARNED not in state:
         raise ValueError(
-            f"path={path!r} has no {LEARNED}: expected a checkpoint of a SAM-DETR whose "
-            "reference boxes were learned"
+            f"path={path!r} has no {LEARNED}, must be a checkpoint of a SAM-DETR with learned "
+            "reference boxes"
         )
     return state[LEARNED].float()
 
 
-def _queries(reference: Tensor, batch_size: int, dim: int) -> Queries:
+def empty_queries(reference: Tensor, pyramid: Sequence[FeatureLevel], dim: int) -> Queries:
+    """Queries of zero content with the same (N, 4) reference boxes for each image."""
+    batch_size = pyramid[0].tokens.shape[0]
     content = reference.new_zeros(batch_size, len(reference), dim)
     return Queries(content, reference.expand(batch_size, -1, -1))

@@ -1,4 +1,4 @@
-"""Spatially modulated cross-attention: every keypoint pulls attention towards itself.
+"""Spatially modulated cross-attention: a Gaussian prior around every keypoint.
 
 Paper: section 4.5.1, the "w/ SMCA" variants. SMCA: https://arxiv.org/abs/2101.07448.
 
@@ -12,16 +12,16 @@ import torch
 from torch import nn
 
 from ..structures import AlignedQueries, FeatureLevel
-from .arguments import at_least
 from .attention import PaddingPrior
-from .layers import at_least_float32
+from .layers import at_least, at_least_float32
 from .ops.attend import SeparableBias
 
 
 class GaussianPrior(PaddingPrior):
     """Log-density of a Gaussian around each keypoint, added to the attention logits.
 
-    It is float32 also under autocast, and separable: the (B, N, M, S) grid is never built.
+    It stays in float32 under autocast. The Gaussian is separable, so the (B, N, M, S) grid is never
+    built.
 
     Args:
         descriptor_dim: channels of `AlignedQueries.descriptor`, which predicts the widths.
@@ -40,18 +40,18 @@ class GaussianPrior(PaddingPrior):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Scales start without bias; like all matrices of the decoder, the weight gets Xavier."""
+        """Zero the bias; the weight gets Xavier like all matrices of the decoder."""
         nn.init.zeros_(self.scale.bias)
 
     def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> SeparableBias:
-        """Returns: bias of (B, M, N, S) scores, -inf on padded cells."""
+        """Return the bias of the (B, M, N, S) scores, -inf on padded cells."""
         height, width = level.size
         centre = (aligned.points * level.extent[:, None, None]).transpose(1, 2)  # (B, M, N, 2)
         scale = at_least_float32(self.scale(aligned.descriptor)).unflatten(-1, (-1, 2))
         sharpness = scale.transpose(1, 2).square() / -self.bandwidth  # (B, M, N, 2)
         x = torch.arange(width, device=centre.device) + 0.5
         y = torch.arange(height, device=centre.device) + 0.5
-        # The Gaussian is separable, and so is the padding, which fills whole columns and rows.
+        # Padding is separable as well: it fills whole columns and rows.
         outside = level.padding.unflatten(1, level.size)  # (B, H, W)
         columns = sharpness[..., :1] * (x - centre[..., :1]).square()
         rows = sharpness[..., 1:] * (y - centre[..., 1:]).square()

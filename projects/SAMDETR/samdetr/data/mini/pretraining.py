@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...modeling.mini_backbone import STAGES, mini_resnet
+from ...modeling.backbone import STAGES, mini_resnet
 from .digits import NUM_CLASSES, SceneParameters, Split, load_sources, render_scene
 
 CROP = SceneParameters(size=64, max_objects=1)

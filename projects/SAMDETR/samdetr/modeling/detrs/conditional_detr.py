@@ -1,29 +1,83 @@
-"""Conditional DETR: cross-attention compares content with content and place with place.
+"""Conditional DETR: cross-attention compares content with content and position with position.
 
 A row of tables 1 and 2. Conditional DETR: https://arxiv.org/abs/2108.06152, sections 3.2 and 3.3.
+Its anchored queries serve SMCA-DETR as well: the learned position of a query determines its anchor,
+the fixed point from which its boxes are predicted.
 
-Shapes: B images, N queries, S cells of one feature level, C channels.
-Units:  boxes are (cx, cy, w, h), fractions of the unpadded image.
+Shapes: B images, N queries, S cells of one feature level, M heads, C channels, K classes.
+Units:  boxes are (cx, cy, w, h), fractions of the unpadded image; a reference is the logit of a box
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import MLP
 
-from ...structures import AlignedQueries, FeatureLevel
+from ...structures import AlignedQueries, FeatureLevel, Predictions, Queries
 from ..attention import SelfAttention, attend, check_heads, merge_heads, split_heads
-from ..decoder import PredictionHead
-from ..layers import reset_parameters, xavier_matrices_
-from ..position import check_sine_dim, sine
-from .anchored import AnchoredDecoder, AnchoredQueryPosition
+from ..decoder import MAX_REFERENCE, Decoder, DecoderLayer, PredictionHead
+from ..layers import at_least, at_least_float32, xavier_matrices_
+from ..position import LearnedQueryPosition, check_sine_dim, sine
+
+
+class AnchoredQueryPosition(LearnedQueryPosition):
+    """One learned vector per query, and the anchor that an MLP predicts from it.
+
+    Args:
+        num_queries: N.
+        dim: C.
+        num_layers: layers of the MLP.
+    """
+
+    def __init__(self, num_queries: int, dim: int, num_layers: int = 2):
+        super().__init__(num_queries, dim)
+        at_least(1, num_layers=num_layers)
+        self.anchor = MLP(dim, [dim] * (num_layers - 1) + [2])
+        xavier_matrices_(self.anchor)
+
+    def anchors(self, reference: Tensor) -> Tensor:
+        """References at the anchors, with a size of 0.5, in the (B, N, 4) shape of `reference`."""
+        points = at_least_float32(self.anchor(self.embedding.weight))
+        return F.pad(points, (0, 2)).expand_as(reference)
+
+
+class AnchoredDecoder(Decoder):
+    """Decoder whose query-position module supplies the references, by its method `anchors`."""
+
+    position: Any
+
+    def forward(self, queries: Queries, pyramid: Sequence[FeatureLevel]) -> Predictions:
+        """Return the predictions of all layers."""
+        reference = self.position.anchors(queries.reference)
+        return super().forward(queries._replace(reference=reference), pyramid)
+
+
+class AnchoredPredictionHead(PredictionHead):
+    """One head for all layers, behind a layer norm; boxes refine a reference that stays fixed."""
+
+    def __init__(self, dim: int, num_classes: int):
+        super().__init__(dim, num_classes)
+        self.norm = nn.LayerNorm(dim)
+
+    def for_layers(self, depth: int) -> list[nn.Module]:
+        """Return this head alone, for all layers."""
+        return [self]
+
+    def forward(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Same as in the parent, but the (clamped) reference is returned."""
+        x = self.norm(x)
+        reference = reference.clamp(-MAX_REFERENCE, MAX_REFERENCE)
+        boxes = (reference + self.boxes(x)).sigmoid()
+        return self.classes(x), boxes, reference
 
 
 class ConditionalSelfAttention(SelfAttention):
-    """Self-attention that leaves the second half of the position, the target, to others."""
+    """Self-attention that uses the first half of the position; the second half is the target."""
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
         """x is (B, N, C) and so is the result, position (B, N, 2 C); mask as in `Queries`."""
@@ -31,16 +85,16 @@ class ConditionalSelfAttention(SelfAttention):
 
 
 class ConditionalCrossAttention(nn.Module):
-    """Queries and keys are concatenations, in each head, of a content and a spatial part.
+    """Queries and keys concatenate a content and a spatial part within each head.
 
-    The spatial part of a query is its target, the second half of its position; the first half, the
-    position as self-attention knows it, is not used.
+    The spatial part of a query is its target, the second half of its position; the first half,
+    which self-attention uses, is ignored.
 
     Args:
         dim: C.
-        num_heads: of the attention.
-        prior: prior over keys, a module from aligned queries and a level to a bias.
-        dropout: of the attention weights and of the output.
+        num_heads: M.
+        prior: prior over keys, from aligned queries and a level to a bias.
+        dropout: rate on the attention weights and on the output.
     """
 
     num_points = 1
@@ -60,88 +114,97 @@ class ConditionalCrossAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The output starts without bias; the projections keep what they have."""
+        """Zero the bias of the output; the projections keep their initialisation."""
         nn.init.zeros_(self.output.bias)
 
     def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
-        """Returns: (B, N, C)."""
+        """Return (B, N, C)."""
         position, target = aligned.position.squeeze(2).chunk(2, dim=-1)
-        place = self.key_position(level.position)
-        query, key = self.contents(aligned.content.squeeze(2), position, level.tokens, place)
+        key_position = self.key_position(level.position)
+        query, key = self.contents(aligned.content.squeeze(2), position, level.tokens, key_position)
         query = self._joined(query, self.query_target(target))
-        key, value = self._joined(key, place), split_heads(self.value(level.tokens), self.num_heads)
+        key = self._joined(key, key_position)
+        value = split_heads(self.value(level.tokens), self.num_heads)
         dropout = self.dropout.p if self.training else 0.0
         x = attend(query, key, value, self.prior(aligned, level), dropout)
         return self.dropout(self.output(merge_heads(x)))
 
     def contents(
-        self, x: Tensor, position: Tensor, tokens: Tensor, place: Tensor
+        self, x: Tensor, position: Tensor, tokens: Tensor, key_position: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Content parts of queries (B, N, C) and keys (B, S, C); `place` is that of the keys."""
+        """Content parts of the (B, N, C) queries and of the (B, S, C) keys."""
         return self.query_content(x), self.key_content(tokens)
 
-    def _joined(self, content: Tensor, place: Tensor) -> Tensor:
-        """Two of (B, ·, C) to (B, M, ·, 2 C / M), both parts in each head."""
-        return torch.cat([split_heads(x, self.num_heads) for x in (content, place)], dim=-1)
+    def _joined(self, content: Tensor, position: Tensor) -> Tensor:
+        """Concatenate two (B, S, C) tensors within each head: (B, M, S, 2 C / M)."""
+        return torch.cat([split_heads(x, self.num_heads) for x in (content, position)], dim=-1)
 
 
 class LocatedCrossAttention(ConditionalCrossAttention):
-    """The same with positions added to the contents, which in the first layer say nothing yet."""
+    """Conditional cross-attention of the first layer, whose contents say nothing yet.
+
+    Positions are added to the content parts of queries and keys.
+    """
 
     def __init__(self, dim: int, num_heads: int, prior: nn.Module, dropout: float = 0.0):
         super().__init__(dim, num_heads, prior, dropout)
         self.query_position = nn.Linear(dim, dim)
 
     def contents(
-        self, x: Tensor, position: Tensor, tokens: Tensor, place: Tensor
+        self, x: Tensor, position: Tensor, tokens: Tensor, key_position: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As in the parent."""
-        query, key = super().contents(x, position, tokens, place)
-        return query + self.query_position(position), key + place
+        """Same as in the parent, with positions added."""
+        query, key = super().contents(x, position, tokens, key_position)
+        return query + self.query_position(position), key + key_position
 
 
 class ConditionalQueryPosition(AnchoredQueryPosition):
-    """Learned positions whose targets are their anchors."""
+    """Learned positions whose targets are their anchors.
+
+    Args:
+        num_queries: N.
+        dim: C.
+    """
 
     def __init__(self, num_queries: int, dim: int):
         check_sine_dim(dim)
         super().__init__(num_queries, dim)
 
     def target(self, x: Tensor, boxes: Tensor) -> Tensor:
-        """Sine embedding, (B, N, C), of what queries x with these reference boxes look at."""
+        """Sine embedding, (B, N, C), of the centres of the (B, N, 4) reference boxes."""
         return sine(boxes[..., :2], x.shape[-1])
 
 
 class ConditionalDecoder(AnchoredDecoder):
-    """A decoder whose layers are told the targets of queries behind their positions.
+    """Decoder that appends the target of each query to its position.
 
-    From the second layer on the content decides how a target is spread in cross-attention: it
-    scales the channels of its embedding.
+    From the second layer on, the content of a query scales the channels of its target's embedding.
 
     Args:
-        layer, head, levels: as in the parent.
-        position: query positions, with `anchors` and `target`.
-        first_cross_attention: takes the place of the layer's in the first layer.
+        layer, head, levels: as in `Decoder`.
+        position: query positions, with the methods `anchors` and `target`.
+        first_cross_attention: cross-attention of the first layer, in place of that of `layer`.
         dim: C.
     """
 
     def __init__(
         self,
-        layer: nn.Module,
+        layer: DecoderLayer,
         head: PredictionHead,
         position: nn.Module,
         levels: Sequence[int],
         first_cross_attention: nn.Module,
         dim: int,
     ):
-        super().__init__(layer, head, position, levels)
-        self.layers[0].cross_attention = first_cross_attention
-        self.layers[0].apply(reset_parameters)
+        first_layer = type(layer)(
+            layer.self_attention, layer.aligner, first_cross_attention, *layer.widths
+        )
+        super().__init__(layer, head, position, levels, first_layer)
         self.scale = MLP(dim, [dim, dim])
         xavier_matrices_(self.scale)
 
     def locate(self, index: int, x: Tensor, boxes: Tensor) -> Tensor:
-        """(B, N, 2 C): position and target."""
+        """Positions and targets, (B, N, 2 C)."""
         target = self.position.target(x, boxes)
         scaled = target * self.scale(x) if index > 0 else target
         return torch.cat([self.position(boxes), scaled], dim=-1)

@@ -1,31 +1,31 @@
-"""Deformable DETR: queries that read a few points of every feature level around a learned place.
+"""Deformable DETR: queries read a few points of every feature level around a learned point.
 
-A row of table 1. Deformable DETR: https://arxiv.org/abs/2010.04159; its encoder is `deformable.py`.
+A row of table 1. Deformable DETR: https://arxiv.org/abs/2010.04159; its encoder is
+`DeformableSelfAttention` in `encoder.py`.
 
-Shapes: B images, N queries, M heads, L levels, P points of a level and head, C channels.
-Units:  boxes are (cx, cy, w, h), fractions of the unpadded image; a reference is a box's logit.
+Shapes: B images, N queries, M heads, L levels, P points per level and head, C channels.
+Units:  boxes are (cx, cy, w, h), fractions of the unpadded image; a reference is the logit of a box
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from detectron2.layers import get_norm
 from torch import Tensor, nn
 
 from ...structures import AlignedQueries, FeatureLevel, Predictions, Queries
 from ..aligner import NoAligner
 from ..decoder import Decoder, PredictionHead
-from ..deformable import DeformableAttention, valid_ratios
+from ..encoder import DeformableAttention, valid_ratios
 from ..layers import at_least_float32, clones, full_precision
 from ..neck import MultiScaleMapper
 
-SMALL_LOGIT = -2.0  # of the width and height that boxes start with: 0.12 of the image
+SMALL_LOGIT = -2.0  # initial width and height of the boxes: 0.12 of the image
 
 
 class StridedConv2d(nn.Conv2d):
-    """A convolution that trains in float32 where its input is one column.
+    """Convolution that trains in float32 where its input is one column wide.
 
     On a CPU oneDNN leaves parts of the weight's bfloat16 gradient unwritten there (torch 2.14).
     """
@@ -39,25 +39,17 @@ class StridedConv2d(nn.Conv2d):
 
 
 class ExtraLevelMapper(MultiScaleMapper):
-    """One level more than there are backbone maps: a 3x3 convolution halves the coarsest map."""
+    """`MultiScaleMapper` with one more level, a strided 3x3 convolution of the coarsest map."""
 
-    def __init__(self, in_channels: Mapping[str, int], dim: int, position: nn.Module, norm: str):
-        super().__init__(in_channels, dim, position, norm)
-        self.coarsest = list(in_channels)[-1]
-        channels = in_channels[self.coarsest]
-        layers = [StridedConv2d(channels, dim, 3, stride=2, padding=1), get_norm(norm, dim)]
-        self.projections.append(nn.Sequential(*[x for x in layers if x is not None]))
-        self.level_embedding = nn.Embedding(len(self.projections), dim)
-
-    def forward(self, features: Mapping[str, Tensor], padding: Tensor) -> list[FeatureLevel]:
-        """As in the parent, with the extra level behind the others."""
-        levels = super().forward(features, padding)
-        extra = self._level(self.projections[-1](features[self.coarsest]), padding)
-        return [*levels, extra._replace(position=extra.position + self.level_embedding.weight[-1])]
+    def convolutions(self, dim: int) -> list[tuple[str, nn.Conv2d]]:
+        """Return the backbone map and the convolution of each level, from fine to coarse."""
+        coarsest, channels = list(self.in_channels.items())[-1]
+        extra = StridedConv2d(channels, dim, kernel_size=3, stride=2, padding=1)
+        return [*super().convolutions(dim), (coarsest, extra)]
 
 
 class LearnedContent(nn.Module):
-    """Queries with learned content; where they look is the decoder's to say.
+    """Queries with learned content; their references come from the decoder.
 
     Args:
         num_queries: N.
@@ -69,31 +61,31 @@ class LearnedContent(nn.Module):
         self.num_queries = num_queries
         self.content = nn.Embedding(num_queries, dim)  # normal(0, 1)
 
-    def forward(self, batch_size: int) -> Queries:
-        """The same queries for each of `batch_size` images, in its middle."""
-        content = self.content.weight.expand(batch_size, -1, -1)
+    def forward(self, pyramid: Sequence[FeatureLevel]) -> Queries:
+        """Return the same queries for each image of the pyramid, at the centre."""
+        content = self.content.weight.expand(pyramid[0].tokens.shape[0], -1, -1)
         return Queries(content, content.new_zeros(*content.shape[:2], 4))
 
 
 class BoxAligner(NoAligner):
-    """Queries go into cross-attention as they are, described by their reference boxes."""
+    """Pass the queries to cross-attention unchanged, with their reference boxes as descriptors."""
 
     def forward(
         self, x: Tensor, position: Tensor, boxes: Tensor, level: FeatureLevel
     ) -> AlignedQueries:
-        """As in the parent, with the boxes as the descriptor, (B, N, 4)."""
+        """Same as in the parent; the descriptor is (B, N, 4)."""
         return super().forward(x, position, boxes, level)._replace(descriptor=boxes)
 
 
 class DeformableCrossAttention(DeformableAttention):
-    """Deformable attention of queries from `BoxAligner`, from the centres of their boxes."""
+    """Deformable attention of queries from `BoxAligner`, around the centres of their boxes."""
 
     num_points = 1  # of the aligner
 
     def forward(  # type: ignore[override]
         self, aligned: AlignedQueries, levels: Sequence[FeatureLevel]
     ) -> Tensor:
-        """Returns: (B, N, C), read from all levels."""
+        """Attend to all levels; returns (B, N, C)."""
         query = (aligned.content + aligned.position).squeeze(2)
         tokens = torch.cat([level.tokens for level in levels], dim=1)
         ratios = valid_ratios(levels).repeat(1, 1, 2)  # (B, L, 4)
@@ -101,62 +93,63 @@ class DeformableCrossAttention(DeformableAttention):
         return super().forward(query, boxes, tokens, levels)
 
     def locate(self, reference: Tensor, offsets: Tensor, levels: Sequence[FeatureLevel]) -> Tensor:
-        """As in the parent, for (B, N, L, 4) boxes."""
+        """Same as in the parent, for (B, N, L, 4) boxes."""
         return super().locate(reference[..., :2], offsets, levels)
 
 
 class BoxDeformableCrossAttention(DeformableCrossAttention):
-    """The same with offsets that scale with the box: half its size at P units."""
+    """The same with offsets relative to the box: P units are half its size."""
 
     def locate(self, reference: Tensor, offsets: Tensor, levels: Sequence[FeatureLevel]) -> Tensor:
-        """As in the parent."""
+        """Same as in the parent."""
         centre, size = reference[:, :, None, :, None].split(2, dim=-1)
         return centre + offsets * size / (2 * self.shape[-1])
 
 
 class PointPredictionHead(PredictionHead):
-    """One head for all layers, whose boxes lie around a point that stays where it is."""
+    """One head for all layers, whose boxes lie around a fixed point."""
 
     def reset_parameters(self) -> None:
-        """Boxes start small."""
+        """Start every class at the focal prior and every box small."""
         super().reset_parameters()
         shrink(self)
 
     def for_layers(self, depth: int) -> list[nn.Module]:
-        """Itself, once for all layers."""
+        """Return this head alone, for all layers."""
         return [self]
 
     def forward(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As in the parent; the reference stays what it is."""
+        """Same as in the parent, but the reference is returned unchanged."""
         logits, boxes, _ = super().forward(x, reference)
         return logits, boxes, reference
 
 
 class RefiningPredictionHead(PredictionHead):
-    """A head of each layer, the first of which turns points into boxes."""
+    """A head for each layer, the first of which turns points into boxes."""
 
     def for_layers(self, depth: int) -> list[nn.Module]:
-        """One newly initialised head for each of `depth` layers; the first boxes start small."""
+        """Return a newly initialised head for each layer; boxes of the first start small."""
         first, *others = clones(self, depth)
         return [shrink(first), *others]
 
 
 def shrink(head: PredictionHead) -> PredictionHead:
-    """The head, with width and height of its boxes starting small."""
-    last = [x for x in head.boxes if isinstance(x, nn.Linear)][-1]
-    nn.init.constant_(last.bias[2:], SMALL_LOGIT)
+    """Make the initial boxes of a head small, in place."""
+    nn.init.constant_(head.last_box_layer().bias[2:], SMALL_LOGIT)
     return head
 
 
 class DeformableDecoder(Decoder):
-    """Every layer reads all feature levels, from a point that the query's position tells.
+    """Decoder whose layers read all feature levels, from a point predicted by the query's position.
 
     Args:
         layer: template of a layer; each layer is a newly initialised copy.
         head: template of a prediction head.
         position: query positions, which do not depend on boxes.
         dim: C.
-        num_layers: how many.
+        num_layers: number of layers.
+        first_layer: template of the first layer, where it differs from the others: with iterative
+            box refinement only the first layer starts from points, not boxes.
     """
 
     def __init__(
@@ -166,40 +159,23 @@ class DeformableDecoder(Decoder):
         position: nn.Module,
         dim: int,
         num_layers: int,
+        first_layer: nn.Module | None = None,
     ):
-        super().__init__(layer, head, position, levels=[0] * num_layers)
+        super().__init__(layer, head, position, [0] * num_layers, first_layer)
         self.reference = nn.Linear(dim, 2)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Points start spread out as the positions are."""
+        """Initialise the points by Xavier, so that they spread like the positions."""
         nn.init.xavier_uniform_(self.reference.weight)
         nn.init.zeros_(self.reference.bias)
 
     def forward(self, queries: Queries, pyramid: Sequence[FeatureLevel]) -> Predictions:
-        """Predictions after every layer."""
+        """Return the predictions of all layers."""
         points = at_least_float32(self.reference(self.position(queries.reference)))  # logits
         reference = torch.cat([points, torch.zeros_like(points)], dim=-1)
-        # To the parent the pyramid is one level, which all layers read.
+        # The parent passes one level to each layer: here that is the whole pyramid.
         return super().forward(queries._replace(reference=reference), [pyramid])  # type: ignore
 
 
-class RefiningDeformableDecoder(DeformableDecoder):
-    """With iterative box refinement: only the first layer starts from points, not boxes.
-
-    Args:
-        first_layer: the layer that starts from points.
-        layer, head, position, dim, num_layers: as in the parent.
-    """
-
-    def __init__(
-        self,
-        first_layer: nn.Module,
-        layer: nn.Module,
-        head: PredictionHead,
-        position: nn.Module,
-        dim: int,
-        num_layers: int,
-    ):
-        super().__init__(layer, head, position, dim, num_layers)
-        self.layers[0] = clones(first_layer, 1)[0]
+RefiningDeformableDecoder = DeformableDecoder  # name in older configs

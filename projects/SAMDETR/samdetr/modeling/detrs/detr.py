@@ -1,6 +1,6 @@
-"""The classification of the original DETR: one class or none for each query.
+"""Softmax classification of the original DETR: one class or "no object" for each query.
 
-In the paper even the baseline has the focal loss (section 5.1). DETR:
+In the paper even the DETR baseline uses the focal loss (section 5.1). DETR:
 https://arxiv.org/abs/2005.12872, section 3.1.
 
 Shapes: B images, N queries, K classes, L decoder layers. Logits have K + 1 columns, the last of
@@ -12,35 +12,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..arguments import between
 from ..criterion import SetCriterion
 from ..decoder import DETRPredictionHead
+from ..layers import between
 from ..matcher import HungarianMatcher
 
 
 class SoftmaxPredictionHead(DETRPredictionHead):
-    """DETR's head, with a logit for "no object" behind those of the classes."""
+    """DETR's head, with a logit for "no object" after those of the classes."""
 
     def __init__(self, dim: int, num_classes: int):
         super().__init__(dim, num_classes)
         self.nothing = nn.Linear(dim, 1)
 
     def reset_parameters(self) -> None:
-        """Everything keeps torch's initial values."""
+        """Keep torch's initialisation everywhere."""
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Logits to (..., K) probabilities; those of all but a query's likeliest class become 0."""
+        """Turn logits into (..., K) probabilities, zero for all but the best class of a query."""
         probability = logits.softmax(-1)[..., :-1]
         return probability.where(probability == probability.amax(-1, keepdim=True), 0.0)
 
     def forward(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As in the parent, with (B, N, K + 1) logits."""
+        """Same as in the parent, with (B, N, K + 1) logits."""
         logits, boxes, reference = super().forward(x, reference)
         return torch.cat([logits, self.nothing(self.norm(x))], dim=-1), boxes, reference
 
 
 class SoftmaxMatcher(HungarianMatcher):
-    """Matching with the probability of the class.
+    """Hungarian matching with the probability of the class as the classification cost.
 
     Args:
         class_weight, bbox_weight, giou_weight: weights of the three costs.
@@ -52,7 +52,7 @@ class SoftmaxMatcher(HungarianMatcher):
         super().__init__(class_weight, bbox_weight, giou_weight)
 
     def class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """As in the parent."""
+        """Negative probabilities of the (B, T) labels: (L, B, N, T)."""
         labels = labels[None, :, None].expand(*logits.shape[:3], -1)
         return -logits.softmax(-1).gather(-1, labels)
 
@@ -63,11 +63,11 @@ class SoftmaxCriterion(SetCriterion):
     Args:
         matcher: from predictions and targets to `Matches`.
         class_weight, bbox_weight, giou_weight: weights of the three losses.
-        nothing_weight: of a query without an object in the mean cross-entropy, those with an
-            object having 1; more than 0.
+        nothing_weight: weight of a query without an object in the mean cross-entropy, in (0, 1];
+            queries with an object have 1.
 
     Raises:
-        ValueError: if `nothing_weight` is not positive: then a batch without objects has no mean.
+        ValueError: if `nothing_weight` is 0: a batch without objects would have no mean.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class SoftmaxCriterion(SetCriterion):
         nothing_weight: float = 0.1,
     ):
         super().__init__(matcher, class_weight, bbox_weight, giou_weight)
-        if not nothing_weight > 0:
-            raise ValueError(f"nothing_weight must be more than 0, got {nothing_weight}")
+        if nothing_weight == 0:
+            raise ValueError("nothing_weight is 0, must be more")
         between(0, 1, nothing_weight=nothing_weight)
         self.nothing_weight = nothing_weight
 
@@ -89,7 +89,7 @@ class SoftmaxCriterion(SetCriterion):
         return -(truth * logits.log_softmax(-1)).sum(-1)
 
     def class_sums(self, logits: Tensor, truth: Tensor, count: Tensor) -> Tensor:
-        """As in the parent; the mean over the queries of this process is weighted by class."""
+        """Class-weighted mean over the queries of this process, times `count`: (L,)."""
         nothing = 1 - truth.sum(-1)  # (L, B, N)
         truth = torch.cat([truth[..., :-1], nothing[..., None]], dim=-1)
         weight = 1 + (self.nothing_weight - 1) * nothing

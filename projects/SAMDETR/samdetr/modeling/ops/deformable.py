@@ -11,10 +11,12 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..layers import eager_on_cpu, precision
 from .deformable_cpu import BagSampling
@@ -103,6 +105,32 @@ def sample_on_gpu(
     exact = torch.are_deterministic_algorithms_enabled()
     sample = sample_triton if value.is_cuda and not exact else sample_plain
     return sample(value, sizes, locations, weights)
+
+
+class ShortSoftmax(torch.autograd.Function):
+    """Softmax over few channels; on a CPU torch's own kernel takes six times as long for 12."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Softmax over the last dimension."""
+        y = (x - x.amax(-1, keepdim=True)).exp_()
+        y.div_(y.sum(-1, keepdim=True))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Gradient of the input."""
+        (y,) = ctx.saved_tensors
+        slope = gradient * y
+        return slope.addcmul_(y, slope.sum(-1, keepdim=True), value=-1)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Softmax over a short last dimension."""
+    applied: Tensor = ShortSoftmax.apply(x) if eager_on_cpu(x.device) else x.softmax(-1)
+    return applied
 
 
 BACKENDS: dict[str, Backend] = {"plain": sample_plain, "grid": sample_grid}

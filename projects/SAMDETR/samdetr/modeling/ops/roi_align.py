@@ -14,8 +14,7 @@ from detectron2.layers import ROIAlign
 from torch import Tensor, nn
 
 from ...structures import FeatureLevel
-from ..arguments import at_least
-from ..layers import at_least_float32, eager_on_cpu, full_precision
+from ..layers import at_least, at_least_float32, eager_on_cpu, full_precision
 from .boxes import corners
 from .regions import DenseRegions, GatheredRegions, PooledRegions, Regions
 
