@@ -80,7 +80,7 @@ def test_parameters_do_not_depend_on_the_number_and_all_get_gradients(count):
 
 @pytest.mark.parametrize("count", [0, 3, 12])
 def test_keypoints_that_cannot_be_split_among_the_heads_are_an_error(count):
-    with pytest.raises(ValueError, match=f"num_heads=8, got {count}"):
+    with pytest.raises(ValueError, match=f"num_points is {count}, must"):
         make_attention(count)
 
 
