@@ -227,7 +227,7 @@ def test_what_is_no_image_is_an_error(image, error, said):
         (dict(config="mini/sam"), ConfigError, "is not a file, and config 'mini/sam' is not in"),
         (dict(config="coco/sam_detr_r50_12ep"), ConfigError, "no checkpoint for coco/sam_detr_r50"),
         (dict(config=MINI, checkpoint="missing.pth"), CheckpointError, "missing.pth is not a file"),
-        (dict(config=MINI, device="gpu"), ConfigError, "device 'gpu'"),
+        (dict(config=MINI, device="gpu"), ConfigError, "train.device=gpu"),
         (dict(config=MINI, threshold=1.5), ValueError, "threshold is 1.5, expected 0 to 1"),
         (dict(config=MINI, batch_size=0), ValueError, "batch_size is 0"),
         (dict(config=MINI, overrides=["model.num_querys=3"]), ConfigError, "num_querys"),

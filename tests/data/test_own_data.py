@@ -296,8 +296,8 @@ def test_options_that_cannot_work_are_named(tmp_path, monkeypatch, arguments, me
             ["--config-file", MINI, "--val-json", "broken.yaml", "--val-images", "."],
             "{folder}/broken.yaml is not a JSON file: ",
         ),
-        (["--config-file", MINI, "train.output_dir=broken.yaml"], "train.output_dir=broken.yaml c"),
-        (["--config-file", MINI, "model.decoder.levels=[3]"], "the model cannot be built: decoder"),
+        (["--config-file", MINI, "train.output_dir=broken.yaml"], "broken.yaml: "),
+        (["--config-file", MINI, "model.decoder.levels=[3]"], "model cannot be built: decoder"),
         (
             ["--config-file", MINI, "--eval-only", "train.init_checkpoint=''"],
             "--eval-only needs a trained model: ",

@@ -7,7 +7,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import OmegaConf
 
-from samdetr.engine import BackboneFactor, ConfigError, build_optimizer, load_config
+from samdetr.engine import BackboneFactor, ConfigError, build_model, build_optimizer, load_config
 from toy import ToyModel
 
 TOY = str(Path(__file__).parents[1].joinpath("toy_config.py"))
@@ -86,6 +86,26 @@ def test_an_unknown_argument_passes_where_the_call_takes_any_and_none_is_close(t
 
 def takes_any(depth, **others):
     return depth, others
+
+
+def test_an_error_of_a_constructor_names_its_key():
+    cfg = load_config(TOY, ["optimizer.lr=-1.0", "model._target_=toy.NoModel"])
+    with pytest.raises(ConfigError, match=r"^model cannot be built: .*toy\.NoModel"):
+        build_model(cfg)
+    with pytest.raises(ConfigError, match="^optimizer cannot be built: Invalid learning rate"):
+        build_optimizer(cfg.optimizer, ToyModel())
+    assert "model" not in cfg.optimizer.params
+
+
+def test_a_misspelt_key_of_train_in_a_file_is_refused_and_others_are_not(tmp_path):
+    cfg = LazyConfig.load(TOY)
+    cfg.train.note = "mine"
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert load_config(str(tmp_path / "config.yaml"), trusted=True).train.note == "mine"
+    cfg.train.eval_perod = 3
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    with pytest.raises(ConfigError, match="nearest is train.eval_period"):
+        load_config(str(tmp_path / "config.yaml"), trusted=True)
 
 
 def test_a_missing_file_and_a_missing_part_are_named(tmp_path):

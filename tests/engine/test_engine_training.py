@@ -93,10 +93,9 @@ def test_a_precision_that_the_device_has_not_is_refused(dtype, words):
         make_trainer(ToyModel(), enabled=True, dtype=dtype)
 
 
-def test_a_gpu_that_is_not_there_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="torch finds no GPU"):
-        run(tmp_path, "train.device=cuda")
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="train.device=cuda:99 cannot be used"):
+        run(tmp_path, "train.device=cuda:99")
 
 
 def test_the_state_of_a_disabled_scaler_loads_into_an_enabled_one():

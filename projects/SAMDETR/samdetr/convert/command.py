@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoint import TOLERATED, TRAINING_ONLY, Difference
 from ..engine import load_config
-from ..engine.building import build
+from ..engine.config import build
 from .classes import coco80, coco91
 from .describe import describe
 from .files import AUTHOR, Checkpoint, check_output, half_precision, read_checkpoint, save_model

@@ -1,4 +1,4 @@
-"""Several processes: started here by Detectron2's `launch`, or already by torchrun or SLURM."""
+"""Distributed runs, started by Detectron2's `launch`, by torchrun or by SLURM."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from detectron2.engine import create_ddp_model, launch
 from detectron2.utils import comm
 from torch import nn
 
+from ..errors import ConfigError
 from ..stopping import passed_on
-from .config import ConfigError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Place(NamedTuple):
-    """Where a process stands among all and among those of its machine."""
+    """Rank of a process in the run and on its machine."""
 
     rank: int
     world_size: int
@@ -31,14 +31,14 @@ class Place(NamedTuple):
 
 
 def place_in(environment: Mapping[str, str]) -> Place | None:
-    """Where torchrun or SLURM put this process; None if it was started by hand.
+    """Return the rank given by torchrun or SLURM; None if neither started this process.
 
     Args:
-        environment: torchrun's variables, or SLURM's with MASTER_ADDR and MASTER_PORT, which name
-            the first machine and a free port of it.
+        environment: variables of torchrun, or of SLURM with MASTER_ADDR and MASTER_PORT, the first
+            machine and a free port of it.
 
     Raises:
-        ConfigError: if the ranks of a machine do not follow each other, as Detectron2 needs.
+        ConfigError: if the ranks on a machine are not consecutive, which Detectron2 requires.
     """
     if all(name in environment for name in TORCHRUN):
         place = Place(*(int(environment[name]) for name in TORCHRUN))
@@ -50,34 +50,27 @@ def place_in(environment: Mapping[str, str]) -> Place | None:
         return None
     if place.world_size % place.local_size or place.rank % place.local_size != place.local_rank:
         raise ConfigError(
-            f"{place}: every machine must run as many processes, and their ranks must follow "
-            "each other (srun --distribution=block)"
+            f"{place}: every machine must run the same number of processes, with consecutive ranks "
+            "(srun --distribution=block)"
         )
     return place
-
-
-def number_of_processes(args: argparse.Namespace) -> int:
-    """How many processes a command line, or what has started this process, makes of a run."""
-    place = place_in(os.environ)
-    return place.world_size if place else max(args.num_gpus, 1) * args.num_machines
 
 
 def start(function: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """Call `function(args)` in every process of the run.
 
     Args:
-        function: importable by name, as spawned processes need.
-        args: of Detectron2's argument parser. `num_gpus` counts processes per machine, on a
-            machine without GPUs too; 0 and 1 stay in this process.
+        function: importable by name, since processes are spawned.
+        args: of Detectron2's argument parser. `num_gpus` is the number of processes per machine,
+            without GPUs too; 0 and 1 run in this process.
 
     Raises:
-        ConfigError: if the machine has fewer GPUs than asked for, or if torchrun and `num_gpus`
-            would both start processes.
+        ConfigError: if the machine has fewer GPUs, or if torchrun has already started processes.
     """
     place = place_in(os.environ)
     many = args.num_gpus > 1 or args.num_machines > 1
     if many and all(name in os.environ for name in TORCHRUN):
-        raise ConfigError("torchrun has started the processes: leave out --num-gpus")
+        raise ConfigError("torchrun has started the processes already: leave out --num-gpus")
     if many or place is None:
         _check_launch(args)
         with passed_on() if args.num_gpus > 1 else nullcontext():
@@ -117,33 +110,30 @@ def _join(place: Place) -> None:
 
 
 def share_cores() -> None:
-    """Give each of several processes on this machine its part of the cores.
+    """Divide the threads of torch among the processes of this machine.
 
-    Every process would otherwise start a thread per core, and on a CPU they stand in each other's
-    way. torchrun does the same by setting OMP_NUM_THREADS.
+    By default every process uses a thread per core, which oversubscribes a CPU. torchrun avoids the
+    same by setting OMP_NUM_THREADS.
     """
     if comm.get_local_size() > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
 
 
 def wrap(model: nn.Module, **options: Any) -> nn.Module:
-    """Detectron2's `create_ddp_model`, for models on a CPU too.
+    """Return the model in DistributedDataParallel, on a CPU too, or as it is in a single process.
 
     Args:
         model: on its device.
-        options: for `create_ddp_model`.
-
-    Returns:
-        The model itself in a single process.
+        options: for Detectron2's `create_ddp_model`.
 
     Raises:
-        ConfigError: if the model is on a CPU and the processes talk by NCCL.
+        ConfigError: if the model is on a CPU but the backend is NCCL.
     """
     if comm.get_world_size() == 1:
         return model
     on_gpu = next(model.parameters()).is_cuda
     if not on_gpu and dist.get_backend() == "nccl":
         raise ConfigError("train.device=cpu in several processes needs CUDA_VISIBLE_DEVICES=''")
-    # Detectron2 always passes the GPU's number, which DDP refuses for a model on a CPU.
+    # Detectron2 passes the local rank by default, which DDP refuses for a model on a CPU.
     device_ids = [comm.get_local_rank()] if on_gpu else None
     return create_ddp_model(model, device_ids=device_ids, **options)

@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..data import CocoFiles, VocFolder, load_own_dataset
 from ..data.errors import shown
+from ..errors import ConfigError
 from ..evaluation import DetectionEvaluator
-from .config import ConfigError
 
 PARTS = {"train": "train", "val": "test"}  # what people call it, and its key in `dataloader`
 OwnSource = CocoFiles | VocFolder

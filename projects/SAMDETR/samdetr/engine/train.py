@@ -1,20 +1,31 @@
-"""Training and evaluation of what a config describes."""
+"""Training and evaluation, in the order of Detectron2's `tools/lazyconfig_train_net.py`.
+
+`main` reads the config and calls `train` or `evaluate`, Detectron2's `do_train` and `do_test`. What
+differs from that file:
+
+* The seed is drawn if the config has none, and determines weights, images and noise (`Seed`).
+* Parts of the model can be compiled (`train.compile`), and a model on a CPU can be distributed.
+* `Trainer` runs in bfloat16 on a CPU, clips gradients and stops or skips if a loss is not finite.
+* Evaluation runs on the model without DDP, and its loader and evaluator are built before training
+  starts, so that missing data is an early error.
+* Checkpoints are written atomically, must fit the model, and resume exactly: the data loader seeks
+  to the iteration, and `CatchUp` does what an interruption has cut off (docs/reliability.md).
+* The checkpoint is written before the evaluation of an iteration, which may fail, and the best
+  model is kept. A signal to stop ends the run after a checkpoint.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.config import instantiate
 from detectron2.engine import default_setup, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
@@ -22,80 +33,162 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import Checkpointer, CheckpointError, InitialCheckpointer, MissingCheckpointError
 from ..data import DataError
+from ..errors import ConfigError
 from ..randomness import seed_all, use_deterministic_algorithms
 from ..stopping import StopRequest, outlive_signals
-from .arguments import configure
-from .building import build_and_try
-from .config import ConfigError
+from .config import build, configure
 from .faults import explained
 from .hooks import BestCheckpointer, PeriodicCheckpointer, WeightsCheckpointer
 from .launch import share_cores, wrap
-from .memory import keep_freed_memory
 from .optimizer import build_optimizer
 from .records import Records
 from .resuming import CatchUp, Seed
-from .settings import check_evaluator
 from .trainer import Trainer
+
+
+class Evaluation:
+    """The evaluator of a config on its test loader.
+
+    Args:
+        cfg: the whole config.
+        model: without DDP, whose exchange of buffers would wait for processes with fewer images.
+
+    Attributes:
+        results: of the last evaluation: task -> metric -> value; empty outside the first process.
+
+    Raises:
+        ConfigError: if the loader or the evaluator cannot be built.
+        DataError: if there are no images.
+    """
+
+    def __init__(self, cfg: DictConfig, model: nn.Module):
+        self.model = model
+        self.loader = build(cfg.dataloader.test, "dataloader.test")
+        if not any(comm.all_gather(len(self.loader))):
+            raise DataError("dataloader.test has no images, so that nothing can be evaluated")
+        if isinstance(self.loader, DataLoader):
+            self.loader.worker_init_fn = outlive_signals
+        self.evaluator = build(cfg.dataloader.evaluator, "dataloader.evaluator")
+        self.results: dict[str, Any] = {}
+
+    def __call__(self) -> dict[str, Any]:
+        """Evaluate, print a table and return the results."""
+        self.results = inference_on_dataset(self.model, self.loader, self.evaluator)
+        if comm.is_main_process():
+            print_csv_format(self.results)
+        return self.results
+
+
+def evaluate(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
+    """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the output folder.
+
+    Raises:
+        ConfigError: if there is no checkpoint to evaluate.
+        CheckpointError: if the checkpoint does not fit the model.
+    """
+    model = build_model(cfg)
+    evaluation = Evaluation(cfg, model)
+    checkpointer = Checkpointer(model, cfg.train.output_dir)
+    if resume and checkpointer.has_checkpoint():
+        checkpointer.load(checkpointer.newest())
+    elif cfg.train.init_checkpoint:
+        checkpointer.load(cfg.train.init_checkpoint)
+    else:
+        raise ConfigError("--eval-only needs a trained model: train.init_checkpoint=PATH")
+    with explained(checkpointer, resumable=False):
+        return evaluation()
+
+
+def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
+    """Train to `train.max_iter`, with evaluations on the way and at the end.
+
+    Args:
+        cfg: the whole config; a `train.seed` of -1 is replaced by the one drawn.
+        resume: continue from the last checkpoint of the output folder, if it has one, as if the run
+            had not been interrupted.
+
+    Returns:
+        The results of the last evaluation.
+
+    Raises:
+        Stopped: after a signal to stop and a checkpoint.
+        TrainingError: if a known fault ends the run; names the checkpoint that `resume` can use.
+    """
+    set_seed(cfg)
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg.optimizer, model)
+    trainer = Trainer(
+        wrap(model, **cfg.train.ddp),
+        [],  # the loader follows when the first iteration is known
+        optimizer,
+        amp=cfg.train.amp,
+        clip_grad=cfg.train.clip_grad,
+        metrics_period=cfg.train.log_period,
+        skip_nonfinite=cfg.train.get("skip_nonfinite", 0),  # not in configs of older runs
+    )
+    evaluation = Evaluation(cfg, model)  # reads data, so that other errors come first
+    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
+    with StopRequest() as stop:
+        seed = Seed(cfg.train.seed)
+        trainer.register_hooks([seed, *make_hooks(cfg, checkpointer, evaluation, stop)])
+        start_iter = resume_or_load(trainer, cfg, checkpointer, resume)
+        cfg.train.seed = seed.seed  # that of the checkpoint, if there is one
+        trainer.reset_data_loader(lambda: train_loader(cfg, start_iter))
+        with explained(checkpointer):
+            trainer.train(start_iter, cfg.train.max_iter)
+    return evaluation.results
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Train or, with `args.eval_only`, evaluate, in this process of possibly several.
 
     Returns:
-        The evaluator's results; nothing in other processes than the first.
+        The evaluator's results; empty outside the first process.
 
     Raises:
-        ConfigError, CheckpointError, DataError: if the config, a checkpoint or the data are at
-            fault.
+        ConfigError, CheckpointError, DataError: if the config, a checkpoint or the data are wrong.
     """
     cfg = configure(args)
-    make_output_folder(cfg.train.output_dir)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="samdetr")
     default_setup(cfg, args)
     share_cores()
-    if torch.device(cfg.train.device).type == "cpu":
-        keep_freed_memory()
     results = (evaluate if args.eval_only else train)(cfg, args.resume)
     if dist.is_initialized():
         dist.destroy_process_group()
     return results
 
 
-def make_output_folder(path: str) -> None:
-    """Make `train.output_dir`.
-
-    Raises:
-        ConfigError: if it cannot be written into.
-    """
-    try:
-        PathManager.mkdirs(path)
-        if "://" not in path:
-            tempfile.TemporaryFile(dir=path).close()
-    # What knows an address alone cannot write; names may be none for this system.
-    except (OSError, NotImplementedError, ValueError) as error:
-        cause = getattr(error, "strerror", "") or str(error) or "nobody can write there"
-        raise ConfigError(f"train.output_dir={path} cannot be written into: {cause}") from error
+def set_seed(cfg: DictConfig) -> None:
+    """Draw `train.seed` if it is -1, and seed the initial weights with it."""
+    if cfg.train.seed < 0:
+        cfg.train.seed = comm.shared_random_seed()
+    logging.getLogger(__name__).info("train.seed=%d", cfg.train.seed)
+    seed_all(cfg.train.seed)
+    if cfg.train.get("deterministic", False):  # not in configs of older runs
+        use_deterministic_algorithms()
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
-    """The config's model on its device.
+    """Build the model of a config on `train.device`.
 
     Raises:
-        ConfigError: if the device is a GPU and there is none, if the model cannot be what its keys
-            say, or if it has no part that `train.compile` names.
+        ConfigError: if the model refuses its arguments, if it cannot be moved to the device, or if
+            `train.compile` names a part that the model does not have.
     """
-    if torch.device(cfg.train.device).type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"train.device={cfg.train.device}, but torch finds no GPU: set it to cpu")
-    model = build_and_try(cfg.model, "model")
-    compile_parts(model, cfg.train.get("compile", []))  # older configs have none
-    return model.to(cfg.train.device)
+    model: nn.Module = build(cfg.model, "model")
+    compile_parts(model, cfg.train.get("compile", []))  # not in configs of older runs
+    try:
+        return model.to(cfg.train.device)
+    except (AssertionError, RuntimeError) as error:  # no such device, no GPU, no memory on it
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"train.device={cfg.train.device} cannot be used: {reason}") from error
 
 
 def compile_parts(model: nn.Module, names: Sequence[str], **options: Any) -> None:
-    """Have submodules compiled when they are first called, once for images of all sizes.
+    """Compile submodules in place, with dynamic shapes, when they are first called.
 
     Args:
-        model: whose parameters keep their names.
+        model: keeps the names of its parameters.
         names: of submodules, such as "backbone"; "." is the whole model.
         options: for `torch.compile`.
 
@@ -113,116 +206,10 @@ def compile_parts(model: nn.Module, names: Sequence[str], **options: Any) -> Non
         part.compile(dynamic=True, **options)
 
 
-class Evaluation:
-    """The config's evaluator on its test loader, both made at once: what lacks is an early error.
-
-    Args:
-        cfg: the whole config.
-        model: as it is without DDP, whose exchange of buffers would wait for processes that have
-            fewer images.
-
-    Raises:
-        ConfigError: if the evaluator is none.
-        DataError: if there are no images.
-    """
-
-    def __init__(self, cfg: DictConfig, model: nn.Module):
-        self.model = model
-        self.loader = instantiate(cfg.dataloader.test)
-        if not any(comm.all_gather(len(self.loader))):
-            raise DataError("dataloader.test has no images, so that nothing can be evaluated")
-        if isinstance(self.loader, DataLoader):
-            self.loader.worker_init_fn = outlive_signals
-        self.evaluator = instantiate(cfg.dataloader.evaluator)
-        check_evaluator(self.evaluator)
-        self.results: dict[str, Any] = {}
-
-    def __call__(self) -> dict[str, Any]:
-        """Evaluate and print; returns task -> metric -> value, nothing but in the first process."""
-        self.results = inference_on_dataset(self.model, self.loader, self.evaluator)
-        if comm.is_main_process():
-            print_csv_format(self.results)
-        return self.results
-
-
-def evaluate(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
-    """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the output folder.
-
-    Raises:
-        ConfigError: if there is no checkpoint to evaluate.
-        CheckpointError: if the checkpoint does not fill the model.
-    """
-    model = build_model(cfg)
-    evaluation = Evaluation(cfg, model)
-    checkpointer = Checkpointer(model, cfg.train.output_dir)
-    if resume and checkpointer.has_checkpoint():
-        checkpointer.load(checkpointer.newest())
-    elif cfg.train.init_checkpoint:
-        checkpointer.load(cfg.train.init_checkpoint)
-    else:
-        raise ConfigError("--eval-only needs a trained model: train.init_checkpoint=PATH")
-    with explained(checkpointer, resumable=False):
-        return evaluation()
-
-
-def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
-    """Train to `train.max_iter`, evaluating on the way and at the end.
-
-    Args:
-        cfg: the whole config; a `train.seed` of -1 becomes the one drawn.
-        resume: go on from the last checkpoint of the output folder, if it has one, as if the run
-            had not been interrupted.
-
-    Returns:
-        The results of the last evaluation.
-
-    Raises:
-        Stopped: if the run is told to stop by a signal of `samdetr.stopping`, after it has saved.
-        TrainingError: if something fails that is known to; it tells what `resume` can go on from.
-    """
-    settle_randomness(cfg)
-    model = build_model(cfg)
-    trainer = Trainer(
-        wrap(model, **cfg.train.ddp),
-        [],
-        build_optimizer(cfg.optimizer, model),
-        amp=cfg.train.amp,
-        clip_grad=cfg.train.clip_grad,
-        metrics_period=cfg.train.log_period,
-        skip_nonfinite=cfg.train.get("skip_nonfinite", 0),  # older configs have none
-    )
-    evaluation = Evaluation(cfg, model)  # reads data: what can fail without has come before
-    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
-    seed = Seed(cfg.train.seed)
-    with StopRequest() as stop:
-        trainer.register_hooks([seed])
-        register_hooks(trainer, cfg, checkpointer, evaluation, stop)
-        start_iter = restore(trainer, cfg, checkpointer, resume)
-        cfg.train.seed = seed.seed
-        trainer.reset_data_loader(lambda: train_loader(cfg, start_iter))
-        with explained(checkpointer):
-            trainer.train(start_iter, cfg.train.max_iter)
-    return evaluation.results
-
-
-def settle_randomness(cfg: DictConfig) -> None:
-    """Draw the seed if there is none, and make the initial weights a function of it."""
-    if cfg.train.seed < 0:
-        cfg.train.seed = comm.shared_random_seed()
-    logging.getLogger(__name__).info("train.seed=%d", cfg.train.seed)
-    seed_all(cfg.train.seed)
-    if cfg.train.get("deterministic", False):  # older configs have none
-        use_deterministic_algorithms()
-
-
-def register_hooks(
-    trainer: Trainer,
-    cfg: DictConfig,
-    checkpointer: Checkpointer,
-    evaluation: Evaluation,
-    stop: StopRequest,
-) -> None:
-    """Schedule, checkpoints, evaluation and records."""
+def make_hooks(
+    cfg: DictConfig, checkpointer: Checkpointer, evaluation: Evaluation, stop: StopRequest
+) -> list[hooks.HookBase]:
+    """Return the hooks of a training: schedule, checkpoints, evaluation and metrics, in order."""
     settings = cfg.train
     weights = WeightsCheckpointer(checkpointer.model, settings.output_dir)
     best = BestCheckpointer(settings.eval_period, weights, settings.best_metric)
@@ -231,61 +218,45 @@ def register_hooks(
         *([best] if comm.is_main_process() else []),
         Records(settings.output_dir, settings.log_period),
     ]
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            # Before the evaluation, which may fail.
-            PeriodicCheckpointer(checkpointer, stop, **settings.checkpointer),
-            *after_saving,
-            CatchUp(after_saving),
-        ]
-    )
+    return [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=build(cfg.lr_multiplier, "lr_multiplier")),
+        PeriodicCheckpointer(checkpointer, stop, **settings.checkpointer),
+        *after_saving,
+        CatchUp(after_saving),
+    ]
 
 
-def train_loader(cfg: DictConfig, start_iter: int) -> Iterable[list[dict[str, Any]]]:
-    """The config's batches from an iteration on."""
-    loader: Iterable[list[dict[str, Any]]] = instantiate(cfg.dataloader.train)
-    if hasattr(loader, "seek"):
-        loader.seek(start_iter)
-    elif start_iter > 0:
-        logging.getLogger(__name__).warning(
-            "dataloader.train (%s) has no `seek`, as samdetr.data.build_train_loader's has: its "
-            "images come in another order than without the interruption",
-            type(loader).__name__,
-        )
-    return loader
-
-
-def restore(trainer: Trainer, cfg: DictConfig, checkpointer: Checkpointer, resume: bool) -> int:
-    """Load what the run starts from, and return the iteration it starts at.
+def resume_or_load(
+    trainer: Trainer, cfg: DictConfig, checkpointer: Checkpointer, resume: bool
+) -> int:
+    """Load the last or the initial checkpoint, and return the first iteration.
 
     Raises:
-        CheckpointError: if the checkpoint is not there or does not fit.
-        OSError: if no checkpoint to resume is whole.
+        CheckpointError: if the checkpoint is missing or does not fit.
+        OSError: if none of the checkpoints to resume is intact.
     """
-    settings = cfg.train
     start_iter = 0
     if resume and checkpointer.has_checkpoint():
-        trainer.iter = -1  # of no checkpoint
+        trainer.iter = -1  # stays if the file has no state of a trainer
         checkpointer.load(path := checkpointer.newest())
         start_iter = trainer.iter + 1
         if start_iter == 0:
             raise CheckpointError(
-                f"{path} has weights, but no state of a run that --resume could go on from: "
-                f"without it, train.init_checkpoint={path} begins with the weights"
+                f"{path} has weights, but no state of a run that --resume could continue: "
+                f"train.init_checkpoint={path}, without --resume, starts from the weights"
             )
     else:
-        initialize(checkpointer.model, settings.init_checkpoint)
+        initialize(checkpointer.model, cfg.train.init_checkpoint)
     if len(set(comm.all_gather(start_iter))) > 1:
         raise CheckpointError(
-            f"{settings.output_dir} differs between machines: --resume needs a shared folder"
+            f"{cfg.train.output_dir} differs between machines: --resume needs a shared folder"
         )
     return start_iter
 
 
 def initialize(model: nn.Module, path: str) -> None:
-    """Fill the model, or its backbone alone, from `train.init_checkpoint`; "" leaves it random."""
+    """Load `train.init_checkpoint`, a whole model or a backbone; "" keeps random weights."""
     try:
         InitialCheckpointer(model).load(path)
     except MissingCheckpointError as error:
@@ -293,3 +264,17 @@ def initialize(model: nn.Module, path: str) -> None:
             f"{error}: train.init_checkpoint=PATH names another file, train.init_checkpoint='' "
             "starts from random weights"
         ) from error
+
+
+def train_loader(cfg: DictConfig, start_iter: int) -> Iterable[list[dict[str, Any]]]:
+    """Build the training loader, positioned at an iteration."""
+    loader: Iterable[list[dict[str, Any]]] = build(cfg.dataloader.train, "dataloader.train")
+    if hasattr(loader, "seek"):
+        loader.seek(start_iter)
+    elif start_iter > 0:
+        logging.getLogger(__name__).warning(
+            "dataloader.train (%s) has no `seek`, unlike samdetr.data.build_train_loader: the "
+            "order of images differs from that of an uninterrupted run",
+            type(loader).__name__,
+        )
+    return loader

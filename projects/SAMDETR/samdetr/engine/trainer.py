@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..tensors import entries
 from .faults import naming_batch
-from .settings import PRECISIONS
 from .states import check_scaler, optimizer_state, whole_number
+
+PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # of `train.amp.dtype`
 
 
 class Metrics(NamedTuple):

@@ -21,7 +21,7 @@ from .. import __version__
 from ..checkpoint import Checkpointer
 from ..data import ResizeShortestEdge
 from ..engine import load_config
-from ..engine.building import build_and_try
+from ..engine.config import build
 from ..errors import DisagreementError, ExportError
 from ..metadata import metadata_of
 from ..modeling import SAMDETR
@@ -92,7 +92,7 @@ def export_config(
     if not settings.sizes:
         settings = settings._replace(sizes=[resized(x, resize) for x in CHECKED_SHAPES])
     torch.manual_seed(max(cfg.train.seed, 0))
-    model = build_and_try(cfg.model, "model").eval()
+    model = build(cfg.model, "model").eval()
     Checkpointer(model).load(weights)
     description = {"resize": resize, "classes": class_names(cfg)}
     return export_model(model, paths, settings, description, report)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from .. import model_zoo
 from ..checkpoint import CheckpointError
-from ..engine.building import build as build_part
+from ..engine.config import build as build_part
 from ..errors import InputError
 from ..metadata import metadata_of
 from ..model_zoo import build
