@@ -21,7 +21,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from detectron2.engine import default_setup, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
