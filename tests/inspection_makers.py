@@ -1,4 +1,4 @@
-"""Models with noise on every parameter, and made-up views, for the tests of the inspection."""
+"""Makers of randomised models and of artificial views for the tests of the inspection."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SIZES = ((48, 64), (40, 33))  # height and width of the images of `make_observat
 
 @cache
 def make_mini(variant: str):
-    """The model of a config of configs/mini, for evaluation; made once and not to be changed."""
+    """The randomised model of a mini config in evaluation mode; cached, do not modify."""
     model = instantiate(LazyConfig.load(str(MINI / f"{variant}.py")).model)
     return randomize(model, std=0.1).eval()
 
 
 @cache
 def make_observation(variant: str) -> tuple:
-    """A model and what it sees in two images of different sizes."""
+    """A model and its observation of two images of different sizes."""
     model = make_mini(variant)
     return model, observe(model, make_batch(SIZES))
 

@@ -1,4 +1,4 @@
-"""What the hooks collect and what is computed from it, against the modules themselves."""
+"""Recorded layers and recomputed attention agree with the modules themselves."""
 
 from contextlib import ExitStack
 
@@ -16,7 +16,6 @@ from samdetr.inspection import (
     check_attention,
     gaussian_sharpness,
     observe,
-    recording,
     same_object,
     view_query,
 )
@@ -29,15 +28,11 @@ from toy import ToyModel
 
 VARIANTS = (
     "sam_detr",
-    "sam_detr_smca",
-    "sam_detr_pp",
     "sam_detr_pp_smca",
     "detr",
     "conditional_detr",
     "dab_detr",
     "smca_detr",
-    "ablations/table3_row2_average",
-    "ablations/figure7_4_keypoints",
     "ablations/figure7_16_keypoints",
 )
 
@@ -68,19 +63,11 @@ def test_weights_times_values_are_the_output_of_the_cross_attention(variant):
         assert_close(record.attention.output(found), output, atol=2e-5, rtol=1e-4)
         assert not weights.masked_select(record.level.padding[:, None, None]).any()
         assert_close(weights.sum(-1), torch.ones(2, 8, 30))
-        assert weights.std(2).amax() > 1e-3  # queries differ, so the comparison says something
+        assert weights.std(2).amax() > 1e-3  # queries differ: the comparison means something
 
 
 @torch.no_grad()
-def test_weights_of_some_queries_are_those_among_all():
-    _, observation = make_observation("sam_detr_pp_smca")
-    for record in observation.layers:
-        some = attention_weights(record.of_queries([7, 2]))
-        assert_close(some, attention_weights(record)[:, :, [7, 2]], atol=1e-6, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_the_model_predicts_what_it_does_without_hooks_and_keeps_none():
+def test_recording_changes_no_prediction_and_leaves_no_hooks():
     model = make_mini("sam_detr_smca")
     batch = make_batch(SIZES)
     images, padding = model.batch(batch)
@@ -93,27 +80,16 @@ def test_the_model_predicts_what_it_does_without_hooks_and_keeps_none():
     assert not any(x._forward_hooks for x in model.modules())
 
 
-def test_hooks_are_removed_when_the_model_fails():
-    model = make_mini("sam_detr")
-    with pytest.raises(ZeroDivisionError), recording(model):
-        assert any(x._forward_hooks for x in model.modules())
-        raise ZeroDivisionError
-    assert not any(x._forward_hooks for x in model.modules())
-
-
 def test_layers_are_recorded_in_order_with_their_levels_and_references():
     model, observation = make_observation("sam_detr_pp")
     assert [x.level.size for x in observation.layers] == [(2, 2), (3, 4), (6, 8)]
-    starts = [
-        model.queries([x.level for x in observation.layers]).reference.sigmoid(),
-        *observation.predictions.boxes[:-1],
-    ]
+    starts = [model.queries(2).reference.sigmoid(), *observation.predictions.boxes[:-1]]
     for record, start in zip(observation.layers, starts):
         assert_close(record.boxes, start, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("variant", ["sam_detr_smca", "sam_detr_pp_smca", "smca_detr"])
+@pytest.mark.parametrize("variant", ["sam_detr_pp_smca", "smca_detr"])
 def test_sharpness_gives_the_gaussian_of_the_prior(variant):
     _, observation = make_observation(variant)
     for record in observation.layers:
@@ -132,12 +108,7 @@ def test_sharpness_gives_the_gaussian_of_the_prior(variant):
         assert prior.std() > 0.01
 
 
-def test_there_is_no_gaussian_without_smca():
-    _, observation = make_observation("sam_detr")
-    assert gaussian_sharpness(observation.layers[0]) is None
-
-
-@pytest.mark.parametrize("points", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("points", [1, 4, 16])
 def test_the_keypoints_of_a_head_are_those_that_change_its_query(points):
     attention = ConcatenatedCrossAttention(32, 8, points, PaddingPrior())
     key = torch.randn(1, 5, 32)
@@ -228,8 +199,8 @@ def test_where_nothing_overlaps_by_half_the_nearest_is_the_same_object():
     assert same_object(model, Observation([], predictions), box) == 1
 
 
-def test_a_model_whose_attention_is_no_map_is_an_error():
-    with pytest.raises(InputError, match="DeformableCrossAttention reads a few points"):
+def test_a_model_without_attention_maps_is_refused():
+    with pytest.raises(InputError, match="DeformableCrossAttention samples a few points"):
         check_attention(make_mini("deformable_detr"))
-    with pytest.raises(InputError, match="ToyModel is no SAMDETR"):
+    with pytest.raises(InputError, match="the model is a ToyModel"):
         check_attention(ToyModel())

@@ -1,4 +1,4 @@
-"""tools/visualize.py from its command line: what it writes, and what it refuses in one sentence."""
+"""tools/visualize.py writes figures and the page, and refuses bad options in one sentence."""
 
 import json
 import re
@@ -61,7 +61,6 @@ def test_without_arguments_the_trained_model_is_drawn_on_mini_val(main, tmp_path
     objects = data["images"][0]["objects"]
     for (view,) in objects:
         assert view["model"] == "sam_detr_smca" and len(view["layers"]) == 3
-        # The trained model looks at what it finds: most of the attention is near the box.
         assert view["layers"][-1]["score"] > 0.3
         assert [len(x["points"]) for x in view["layers"][-1]["maps"]] == [8] + [1] * 8
         assert all(x["sharpness"] for x in view["layers"][-1]["maps"][1:])
@@ -83,7 +82,7 @@ def test_the_original_detr_is_drawn_beside_with_given_queries(main, photo, tmp_p
     assert height == pytest.approx(40 * (0.25 + 6 * 1.3 * 2 / 3), abs=2)  # three layers of each
 
 
-def test_a_broken_image_is_told_in_the_end_and_the_others_are_drawn(main, photo, tmp_path, capsys):
+def test_broken_images_are_skipped_and_reported(main, photo, tmp_path, capsys):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     out = tmp_path / "out"
     arguments = [tmp_path, "--top", "1", "--dpi", "30", "--html", "--output", out]
@@ -93,30 +92,22 @@ def test_a_broken_image_is_told_in_the_end_and_the_others_are_drawn(main, photo,
 
 
 def test_what_cannot_be_drawn_is_one_sentence(main, photo, tmp_path, capsys):
-    other = ["--model", "mini/detr", SHIPPED]
     deformable = ["--model", "mini/deformable_detr", save("deformable_detr", tmp_path / "d.pth")]
     twin = tmp_path / "photo.jpg"
     twin.write_bytes(photo.read_bytes())
     cases = {
-        "there is no file or folder nowhere.jpg": ["nowhere.jpg"],
-        f"pictures of {photo} and {twin} would have": [photo, twin],
+        f"figures of {photo} and {twin} would have": [photo, twin],
         "query 30: sam_detr_smca has queries 0 to 29": [photo, "--queries", "3", "30"],
-        "query -1: sam_detr_smca has": [photo, "--queries", "-1"],
-        f"{SHIPPED} does not fit the model: ": [photo, *other],
-        "nowhere.pth is not a file": [photo, "--model", "mini/detr", "nowhere.pth"],
         "a checkpoint is named ''": [photo, "--model", "mini/detr", ""],
-        "mini/nothing is not a file, and": [photo, "--model", "mini/nothing", SHIPPED],
-        "DeformableCrossAttention reads a few points": [photo, *deformable],
-        f"{photo / 'out'}: Not a directory": [photo, "--output", photo / "out"],
+        "DeformableCrossAttention samples a few points": [photo, *deformable],
     }
     for start, arguments in cases.items():
-        if "--output" not in arguments:
-            arguments += ["--output", tmp_path / "out"]
+        arguments += ["--output", tmp_path / "out"]
         assert refuse(main, capsys, arguments).startswith(start), start
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_model_that_predicts_nan_is_told(main, photo, tmp_path, capsys):
+def test_a_model_that_predicts_nan_is_refused(main, photo, tmp_path, capsys):
     weights = torch.load(SHIPPED, weights_only=True)
     weights["model"] = {k: torch.full_like(v, torch.nan) for k, v in weights["model"].items()}
     torch.save(weights, tmp_path / "nan.pth")
@@ -129,10 +120,3 @@ def test_a_model_that_predicts_nan_is_told(main, photo, tmp_path, capsys):
     ]
     line = refuse(main, capsys, [photo, *arguments])
     assert line == "sam_detr_smca predicts NaN or infinity: its training has diverged"
-
-
-def test_data_that_is_not_there_is_one_sentence(main, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("SAMDETR_CACHE", str(tmp_path / "file"))
-    (tmp_path / "file").touch()
-    line = refuse(main, capsys, ["--output", tmp_path / "out"])
-    assert line.startswith("name images to draw: ") and "SAMDETR_CACHE" in line

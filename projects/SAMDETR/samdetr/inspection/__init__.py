@@ -1,5 +1,14 @@
-"""Seeing inside the decoder: what every layer, query and head looks at (figures 3 and 5)."""
+"""Visualisation of the decoder: the attention of every layer, query and head (figures 3 and 5)."""
 
+from .comparison import (
+    Contestant,
+    check_queries,
+    draw_images,
+    held_out,
+    image_records,
+    inspect,
+    load_contestants,
+)
 from .drawing import draw_heads, draw_layers, save_figure
 from .page import write_page
 from .recording import (
@@ -10,15 +19,6 @@ from .recording import (
     gaussian_sharpness,
     observe,
     recording,
-)
-from .run import (
-    Contestant,
-    check_queries,
-    draw_images,
-    held_out,
-    image_records,
-    inspect,
-    load_contestants,
 )
 from .views import ImageView, LayerView, MapView, QueryView, best_queries, same_object, view_query
 

@@ -1,6 +1,6 @@
-"""Grids of pictures as in figures 3 and 5: boxes, keypoints and attention over the image.
+"""Figures 3 and 5 of the paper: boxes, keypoints and attention maps drawn over an image.
 
-Drawing is matplotlib's. Units: boxes and points are fractions of the image.
+Units: boxes and points are fractions of the image.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ except ModuleNotFoundError as error:
     raise ImportError(f"drawing needs {error.name}: run `pip install samdetr[draw]`") from error
 
 COLOUR_MAP = "plasma"
-OPACITY = 0.8  # of the highest weight of a map; it falls off as the root of the weight
+OPACITY = 0.8  # of the peak of a map; proportional to the square root of the weight
 REFERENCE, PREDICTED, KEYPOINT, GAUSSIAN = "red", "white", "cyan", "white"
-PANEL, TITLE, LETTER = 1.3, 0.25, 0.063  # inches: longer side of a picture, a line, a letter
+PANEL, TITLE, LETTER = 1.3, 0.25, 0.063  # inches: longer side of a panel, a line, a letter
 DPI = 100
-RIM = withStroke(linewidth=1.6, foreground="black")  # for bright pictures
-MAX_REACH = 10.0  # image sizes; a Gaussian may be flat
+RIM = withStroke(linewidth=1.6, foreground="black")  # keeps lines visible on bright images
+MAX_REACH = 10.0  # in image sizes, for flat Gaussians
 
 
 def half_reach(sharpness: np.ndarray) -> np.ndarray:
-    """Distances along x and y at which a Gaussian has half its height, at most MAX_REACH."""
+    """Return the half-width at half-maximum along x and y, at most MAX_REACH."""
     with np.errstate(divide="ignore"):
         return np.minimum(np.sqrt(np.log(2) / sharpness), MAX_REACH)
 
 
 def draw_layers(view: ImageView) -> Figure:
-    """Figure 3: a row for every query and model, keypoints and attention of each decoder layer."""
+    """Draw figure 3: a row per query and model, keypoints and attention of each decoder layer."""
     rows = [query for views in view.objects for query in views]
     names = [[x.model, f"query {x.query}", _class(x, x.layers[-1])] for x in rows]
     depth = max(len(query.layers) for query in rows)
@@ -53,11 +53,11 @@ def draw_layers(view: ImageView) -> Figure:
 
 
 def draw_heads(picture: np.ndarray, views: Sequence[QueryView]) -> Figure:
-    """Figure 5: a row for every model and decoder layer, a column for each head.
+    """Draw figure 5: a row per model and decoder layer, a column per head.
 
     Args:
         picture: (height, width, 3) uint8 RGB.
-        views: of one object, by every model.
+        views: one object as seen by each model.
     """
     names, layers = [], []
     for query in views:
@@ -78,7 +78,7 @@ def draw_heads(picture: np.ndarray, views: Sequence[QueryView]) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
-    """Write a PNG with a palette, a quarter of the size of one without."""
+    """Write a PNG with a palette, which is a quarter of the size of an RGB file."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -89,7 +89,7 @@ def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
 def _grid(
     picture: np.ndarray, names: Sequence[Sequence[str]], titles: Sequence[str]
 ) -> tuple[Figure, np.ndarray]:
-    """Panels of the shape of a picture, with the lines of a name for each row and titles above."""
+    """Create a grid of panels with a name beside each row and a title above each column."""
     height, width = np.array(picture.shape[:2]) / max(picture.shape[:2]) * PANEL
     left = LETTER * (2 + max(len(line) for lines in names for line in lines))
     size = left + width * len(titles), TITLE + height * len(names)
@@ -113,7 +113,7 @@ def _class(query: QueryView, layer: LayerView) -> str:
 
 
 def _draw_keypoints(axis: Axes, picture: np.ndarray, layer: LayerView) -> None:
-    """The picture in its colours, the boxes and all keypoints."""
+    """Draw the picture in colour with both boxes and all keypoints."""
     _show(axis, picture)
     _outline(axis, layer.reference, picture, REFERENCE, "-")
     _outline(axis, layer.predicted, picture, PREDICTED, "--")
@@ -121,7 +121,7 @@ def _draw_keypoints(axis: Axes, picture: np.ndarray, layer: LayerView) -> None:
 
 
 def _draw_map(axis: Axes, picture: np.ndarray, shown: MapView, layer: LayerView) -> None:
-    """Attention over the picture in grey, its highest weight as a number, the reference box."""
+    """Draw the attention over the grey picture, its peak weight and the reference box."""
     _show(axis, np.asarray(Image.fromarray(picture).convert("L").convert("RGB")))
     share = shown.weights / shown.weights.max()
     colours = colormaps[COLOUR_MAP](share)
@@ -140,7 +140,7 @@ def _show(axis: Axes, picture: np.ndarray) -> None:
 
 
 def _draw_points(axis: Axes, picture: np.ndarray, shown: MapView) -> None:
-    """Keypoints, and the Gaussians around them."""
+    """Draw keypoints and the half-maximum contours of their Gaussians."""
     size = np.array(picture.shape[1::-1])
     for point in shown.points * size:
         axis.plot(*point, "o", color=KEYPOINT, markersize=3.5, markeredgecolor="black", mew=0.5)

@@ -1,7 +1,7 @@
-"""What goes into the cross-attention of every decoder layer, collected by forward hooks.
+"""Inputs of the cross-attention of every decoder layer, recorded by forward hooks.
 
-Paper: figures 3 and 5. The kernels of attention never hold its weights (`modeling/kernels.py`), so
-they are computed again, for the queries that are asked for, from what the hooks have seen.
+Paper: figures 3 and 5. The kernels of `attend` never materialise the attention weights, so they are
+recomputed from the recorded inputs, for the queries of interest.
 
 Shapes: B images, N queries, M keypoints, S = H * W cells of one feature level, C channels.
 Units:  boxes are (cx, cy, w, h) and points (x, y), both fractions of the unpadded image.
@@ -15,6 +15,7 @@ from functools import singledispatch
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -32,22 +33,22 @@ from ..structures import AlignedQueries, FeatureLevel, Predictions
 
 
 class LayerRecord(NamedTuple):
-    """What one decoder layer was given, and what its aligner made of it."""
+    """Inputs of one decoder layer and the output of its aligner."""
 
-    attention: Any  # the cross-attention, a module
+    attention: Any  # the cross-attention module
     boxes: Tensor  # (B, N, 4) reference boxes
     aligned: AlignedQueries
     level: FeatureLevel
 
     def of_queries(self, queries: Sequence[int]) -> LayerRecord:
-        """The record of some queries alone."""
+        """Return the record of some queries."""
         index = list(queries)
         aligned = AlignedQueries(*(x[:, index] for x in self.aligned))
         return self._replace(boxes=self.boxes[:, index], aligned=aligned)
 
 
 class Observation(NamedTuple):
-    """What the decoder saw and said."""
+    """Records of all decoder layers and the predictions of the model."""
 
     layers: list[LayerRecord]
     predictions: Predictions
@@ -55,10 +56,10 @@ class Observation(NamedTuple):
 
 @contextmanager
 def recording(model: SAMDETR) -> Iterator[list[LayerRecord]]:
-    """Fill a list with a record of each decoder layer that runs inside the block.
+    """Context manager that collects a record of each decoder layer that runs in the block.
 
     Raises:
-        InputError: if a layer has no attention over all cells of a level.
+        InputError: if the cross-attention of a layer has no attention map.
     """
     check_attention(model)
     boxes: list[Tensor] = []
@@ -100,7 +101,7 @@ def observe(model: SAMDETR, batched_inputs: list[dict[str, Any]]) -> Observation
 
 @torch.no_grad()
 def attention_weights(record: LayerRecord) -> Tensor:
-    """The weights that `record.attention` gives to the cells: (B, heads, N, S), a row sums to 1."""
+    """Recompute the weights of a cross-attention, (B, heads, N, S); each row sums to 1."""
     query, key = queries_and_keys(record.attention, record.aligned, record.level)
     bias = record.attention.prior(record.aligned, record.level)
     if isinstance(bias, SeparableBias):
@@ -111,10 +112,10 @@ def attention_weights(record: LayerRecord) -> Tensor:
 
 @torch.no_grad()
 def gaussian_sharpness(record: LayerRecord) -> Tensor | None:
-    """Of SMCA's Gaussian exp(-(sharpness * (point - keypoint) ** 2).sum()), in the image's frame.
+    """Sharpness of SMCA's Gaussian, exp(-(sharpness * (point - keypoint) ** 2).sum()).
 
     Returns:
-        (B, N, M, 2), along x and y, per squared fraction of the image; None without a Gaussian.
+        (B, N, M, 2) along x and y, per squared fraction of the image; None without SMCA.
     """
     prior = record.attention.prior
     if not isinstance(prior, GaussianPrior):
@@ -127,13 +128,13 @@ def gaussian_sharpness(record: LayerRecord) -> Tensor | None:
 def queries_and_keys(
     attention: nn.Module, aligned: AlignedQueries, level: FeatureLevel
 ) -> tuple[Tensor, Tensor]:
-    """What a cross-attention compares.
+    """Project the queries and keys of a cross-attention.
 
     Returns:
-        (B, heads, N, D) queries and (B, heads or 1, S, D) keys, as `attend` takes them.
+        (B, heads, N, D) queries and (B, heads or 1, S, D) keys, the arguments of `attend`.
 
     Raises:
-        InputError: if it compares no queries with keys.
+        InputError: if the cross-attention does not compare queries with keys.
     """
     raise _unsupported(type(attention))
 
@@ -151,13 +152,10 @@ def _(
 def _(
     attention: DETRCrossAttention, aligned: AlignedQueries, level: FeatureLevel
 ) -> tuple[Tensor, Tensor]:
-    weights, offsets = attention.in_proj.weight.chunk(3), attention.in_proj.bias.chunk(3)
-    query = (aligned.content + aligned.position).squeeze(2)
-    projected = [
-        split_heads(nn.functional.linear(x, weight, offset), attention.num_heads)
-        for x, weight, offset in zip((query, level.tokens + level.position), weights, offsets)
-    ]
-    return projected[0], projected[1]
+    inputs = (aligned.content + aligned.position).squeeze(2), level.tokens + level.position
+    weights, biases = attention.in_proj.weight.chunk(3), attention.in_proj.bias.chunk(3)
+    query, key = (F.linear(*x) for x in zip(inputs, weights, biases))
+    return split_heads(query, attention.num_heads), split_heads(key, attention.num_heads)
 
 
 @queries_and_keys.register
@@ -165,25 +163,20 @@ def _(
     attention: ConditionalCrossAttention, aligned: AlignedQueries, level: FeatureLevel
 ) -> tuple[Tensor, Tensor]:
     position, target = aligned.position.squeeze(2).chunk(2, dim=-1)
-    place = attention.key_position(level.position)
-    content = aligned.content.squeeze(2)
-    query, key = attention.contents(content, position, level.tokens, place)
-    return (
-        _joined(query, attention.query_target(target), attention.num_heads),
-        _joined(key, place, attention.num_heads),
+    key_position = attention.key_position(level.position)
+    query, key = attention.contents(
+        aligned.content.squeeze(2), position, level.tokens, key_position
     )
-
-
-def _joined(content: Tensor, place: Tensor, heads: int) -> Tensor:
-    return torch.cat([split_heads(content, heads), split_heads(place, heads)], dim=-1)
+    # Each head concatenates a content and a spatial part.
+    parts = (query, attention.query_target(target)), (key, key_position)
+    joined = [torch.cat([split_heads(x, attention.num_heads) for x in pair], -1) for pair in parts]
+    return joined[0], joined[1]
 
 
 def check_attention(model: nn.Module) -> None:
-    """Raise InputError unless the attention of every decoder layer can be shown."""
+    """Raise InputError unless every decoder layer of the model has an attention map."""
     if not isinstance(model, SAMDETR):
-        raise InputError(
-            f"{type(model).__name__} is no {SAMDETR.__name__}: it has no decoder to look into"
-        )
+        raise InputError(f"the model is a {type(model).__name__}, must be a {SAMDETR.__name__}")
     for layer in _decoder_layers(model):
         kind = type(layer.cross_attention)
         if queries_and_keys.dispatch(kind) is queries_and_keys.dispatch(nn.Module):
@@ -191,8 +184,8 @@ def check_attention(model: nn.Module) -> None:
 
 
 def _unsupported(kind: type[nn.Module]) -> InputError:
-    shown = (AlignedCrossAttention, DETRCrossAttention, ConditionalCrossAttention)
-    names = ", ".join(x.__name__ for x in shown)
+    supported = (AlignedCrossAttention, DETRCrossAttention, ConditionalCrossAttention)
+    names = ", ".join(x.__name__ for x in supported)
     return InputError(
-        f"{kind.__name__} reads a few points and has no map of weights to show; {names} have one"
+        f"{kind.__name__} samples a few points and has no attention map to show; {names} have one"
     )

@@ -1,4 +1,4 @@
-"""From configs, checkpoints and image files to pictures and the page."""
+"""Comparison of trained models on images: from configs and checkpoints to figures and the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from .. import model_zoo
 from ..checkpoint import CheckpointError
-from ..engine.config import build as build_part
 from ..errors import InputError
 from ..metadata import metadata_of
 from ..model_zoo import build
@@ -28,7 +27,7 @@ PAGE = "index.html"
 
 
 class Contestant(NamedTuple):
-    """A trained model, and how it wants its images."""
+    """A trained model and the mapper of its test images."""
 
     name: str
     cfg: DictConfig
@@ -40,17 +39,17 @@ class Contestant(NamedTuple):
 def load_contestants(
     pairs: Sequence[tuple[str, str]], device: str | None = None, trusted: bool = False
 ) -> list[Contestant]:
-    """Trained models in evaluation mode.
+    """Load trained models in evaluation mode.
 
     Args:
-        pairs: of a config, by its file or its name in the zoo, and a checkpoint.
+        pairs: a config (file or name in the zoo) and a checkpoint for each model.
         device: such as "cpu"; None for that of the configs.
         trusted: as in `engine.load_config`.
 
     Raises:
-        ConfigError: if there is no such config or device.
-        CheckpointError: if a checkpoint is not there or does not fit.
-        InputError: if the attention of a model cannot be shown.
+        ConfigError: if a config cannot be loaded.
+        CheckpointError: if a checkpoint is missing or does not fit.
+        InputError: if a model has no attention map.
     """
     configs = [model_zoo.load_any(config, trusted=trusted) for config, _ in pairs]
     stems = [Path(config).stem for config, _ in pairs]
@@ -61,26 +60,25 @@ def load_contestants(
         model = build(cfg, checkpoint, device).eval()
         check_attention(model)
         name = stem if stems.count(stem) == 1 else f"{stem} {Path(checkpoint).stem}"
-        mapper = build_part(cfg.dataloader.test.mapper, "dataloader.test.mapper")
+        mapper = instantiate(cfg.dataloader.test.mapper)
         classes = metadata_of(cfg).get("thing_classes")
         contestants.append(Contestant(name, cfg, cast(SAMDETR, model), mapper, classes))
     return contestants
 
 
 def image_records(inputs: Sequence[PathLike]) -> list[dict[str, Any]]:
-    """Entries as of a data set for image files, folders and patterns.
+    """Return dataset entries for image files, folders and patterns.
 
     Raises:
-        InputError: if an input is not there or has no image, or if two images have names that
-            differ in folder or suffix alone: their pictures would have the same.
+        InputError: if an input does not exist or has no image, or if the figures of two images
+            would have the same file name.
     """
-    files = image_files(inputs)
     by_stem: dict[str, Path] = {}
-    for file in files:
+    for file in image_files(inputs):
         other = by_stem.setdefault(file.stem, file)
         if other is not file:
-            raise InputError(f"pictures of {other} and {file} would have the same name")
-    return [{"file_name": str(file)} for file in files]
+            raise InputError(f"figures of {other} and {file} would have the same name")
+    return [{"file_name": str(file)} for file in by_stem.values()]
 
 
 def inspect(
@@ -89,17 +87,17 @@ def inspect(
     queries: Sequence[int] = (),
     count: int = 3,
 ) -> ImageView:
-    """Look at some queries of the first model in an image, and at the same objects in the others.
+    """View queries of the first model in an image, and the same objects in the other models.
 
     Args:
         contestants: the models.
-        record: an entry of a data set; `file_name` will do.
-        queries: indices; none for those of the best detections.
-        count: how many are the best.
+        record: a dataset entry; `file_name` is enough.
+        queries: indices; empty for those of the best detections.
+        count: number of best detections.
 
     Raises:
-        OSError: if the image is missing or broken.
-        InputError: if a model predicts NaN or infinity.
+        OSError: if the image cannot be read.
+        InputError: if the predictions of a model are not finite.
     """
     entries = [x.mapper(record) for x in contestants]
     seen = [observe(x.model, [entry]) for x, entry in zip(contestants, entries)]
@@ -114,21 +112,20 @@ def inspect(
         box = last_box(seen[0], query)
         chosen = [query]
         chosen += [same_object(x.model, y, box) for x, y in zip(contestants[1:], seen[1:])]
-        objects.append(
-            [
-                view_query(x.name, x.model, y, index, x.classes)
-                for x, y, index in zip(contestants, seen, chosen)
-            ]
-        )
+        views = [
+            view_query(x.name, x.model, y, index, x.classes)
+            for x, y, index in zip(contestants, seen, chosen)
+        ]
+        objects.append(views)
     picture = to_picture(entries[0]["image"], first.input_format)
     return ImageView(Path(record["file_name"]).name, picture, objects)
 
 
 def held_out(contestant: Contestant, count: int) -> list[dict[str, Any]]:
-    """The first entries of the test set of a model's config.
+    """Return the first entries of the test set of a model's config.
 
     Raises:
-        InputError: if the data set is not there or cannot be read.
+        InputError: if the data set cannot be read.
     """
     try:
         return instantiate(contestant.cfg.dataloader.test.dataset)[:count]
@@ -137,7 +134,7 @@ def held_out(contestant: Contestant, count: int) -> list[dict[str, Any]]:
 
 
 def check_queries(contestant: Contestant, queries: Sequence[int]) -> None:
-    """Raise InputError unless a model has all queries of these indices."""
+    """Raise InputError unless the model has queries of these indices."""
     last = contestant.model.num_queries - 1
     for query in queries:
         if not 0 <= query <= last:
@@ -153,21 +150,21 @@ def draw_images(
     html: bool = False,
     dpi: int = DPI,
 ) -> tuple[list[Path], list[str]]:
-    """Write the pictures of some images, and one page for all of them.
+    """Write the figures of some images and one page for all of them.
 
     Args:
         contestants, queries, count: as in `inspect`.
-        records: entries of a data set, whose files have different names.
-        folder: to write to.
+        records: dataset entries whose file names differ.
+        folder: where files are written.
         html: write the page.
-        dpi: of the pictures.
+        dpi: resolution of the figures.
 
     Returns:
-        The files written, and what is wrong with images that could not be read.
+        The files written, and the error of each image that could not be read.
 
     Raises:
         InputError: as in `inspect`.
-        OSError: if the folder is not there or cannot be written to.
+        OSError: if a file cannot be written.
     """
     written: list[Path] = []
     views, failures = [], []
@@ -186,7 +183,7 @@ def draw_images(
 
 
 def _draw(view: ImageView, folder: Path, dpi: int) -> Iterator[Path]:
-    """Save figures 3 and 5 of an image; gives the files."""
+    """Save figures 3 and 5 of an image and yield their files."""
     figures = {"layers": draw_layers(view)}
     for views in view.objects:
         figures[f"query{views[0].query}"] = draw_heads(view.picture, views)
