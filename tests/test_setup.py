@@ -1,6 +1,5 @@
-"""Set-up: what is missing or wrong is said in one sentence, and nothing is installed twice."""
+"""Installation: errors for missing or unfit packages, and when `make` updates the environment."""
 
-import configparser
 import os
 import shutil
 import subprocess
@@ -22,14 +21,14 @@ FITTING = {
 
 
 def python(*arguments, path=()):
-    """Run Python without site-packages, so that it finds what is in `path` and nothing else."""
+    """Run Python without site-packages, with `path` alone on its search path."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
     command = [sys.executable, "-S", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def import_beside(folder, files):
-    """Import samdetr where `files` are what Python finds; returns the last line of the errors."""
+    """Import samdetr beside stub modules made from `files`; return the last line of stderr."""
     for name, text in files.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -89,13 +88,6 @@ def test_train_net_says_in_one_sentence_that_the_package_is_not_installed():
     assert process.returncode == 1
     (line,) = process.stderr.strip().splitlines()
     assert line.startswith("train_net.py: samdetr is not installed") and "pip install -e ." in line
-
-
-def test_the_index_is_not_asked_for_detectron2():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    needed = setup["options"]["install_requires"].lower().split()
-    assert "torch>=2.5" in needed and not any("detectron" in name for name in needed)
 
 
 def setup_env(*arguments, **variables):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 
 import pytest
@@ -23,9 +22,9 @@ from samdetr.modeling import DeformableSelfAttention, MultiScaleMapper
 pytestmark = pytest.mark.slow
 
 SIZES = ((48, 64), (40, 33), (64, 37))  # every image is padded
-COUNTS = {"full": (4, 2, 9), "half-empty": (3, 0, 1), "empty": (0, 0, 0)}
+COUNTS = {"half-empty": (3, 0, 1), "empty": (0, 0, 0)}
 WIDTHS = (16, 24, 32, 40)  # of the stages of `dc5_stages`
-PEERS = {"detr": 100, "conditional_detr": 300, "dab_detr": 300, "deformable_detr": 300}
+PEERS = ("detr", "conditional_detr", "dab_detr", "deformable_detr")
 TINY = {
     **dict(encoder_layers=1, decoder_layers=2, encoder_ffn_dim=48, decoder_ffn_dim=48),
     **dict(num_queries=12, encoder_attention_heads=4, decoder_attention_heads=4),
@@ -143,15 +142,6 @@ def test_official_has_our_detections(model):
         assert x.pred_classes.equal(y.pred_classes)
 
 
-def test_official_copies_the_weights(model):
-    twin = official(model)
-    before = {name: x.clone() for name, x in model.state_dict().items()}
-    with torch.no_grad():
-        for x in twin.state_dict().values():
-            x.zero_()
-    assert_close(model.state_dict(), before, atol=0, rtol=0)
-
-
 @pytest.mark.parametrize("variant", ["r50_dc5_smca", "r50_ms_smca"])
 def test_official_has_the_names_outputs_and_losses_of_the_authors(variant):
     expected = fixtures.expected(variant)
@@ -189,17 +179,6 @@ def peers():
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_peer_has_a_resnet50_and_the_defaults_of_its_package(peers, name):
-    with torch.device("meta"):
-        model = build(CONFIGS["r50"])
-        peer = getattr(peers, name)(model)
-    assert peer.detector.config.num_labels == 91
-    assert peer.detector.config.num_queries == PEERS[name]
-    assert peer.pixel_mean.device.type == "meta"
-    assert 39e6 < sum(x.numel() for x in peer.parameters()) < 45e6
-
-
-@pytest.mark.parametrize("name", PEERS)
 def test_peer_detects_and_trains(peers, name, monkeypatch):
     width = {"hidden_size" if name == "dab_detr" else "d_model": 64}
     whole = peers.transformers.ResNetConfig
@@ -221,10 +200,3 @@ def test_peer_detects_and_trains(peers, name, monkeypatch):
         assert x.image_size == size and len(x) == 60  # 12 queries of 5 classes
         assert x.scores.diff().max() <= 0 and x.scores.min() >= 0 and x.scores.max() <= 1
         assert set(x.pred_classes.tolist()) <= set(range(5))
-
-
-def test_peers_say_what_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.delitem(sys.modules, "baselines.peers", raising=False)
-    with pytest.raises(ImportError, match="baselines.peers .* run `pip install transformers`"):
-        import_module("baselines.peers")

@@ -1,4 +1,4 @@
-"""The convergence study: curves, results, verdicts, plots, and trainings that are killed."""
+"""The convergence study: curves, results file, verdicts and tables."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from convergence.curves import (
     steps_to_reach,
 )
 from convergence.results import Results, Run, StudyError, add_run, load_results
-from convergence.variants import DETR, STATEMENTS, VARIANTS, Statement
+from convergence.variants import DETR, VARIANTS, Statement
 from samdetr.engine import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -22,14 +22,14 @@ PROTOCOL = ("train.max_iter=4",)
 
 
 def make_run(name="sam_detr", seed=0, ap=50.0, **fields):
-    """A training whose AP rises linearly to `ap` in four evaluations."""
+    """Training whose AP rises linearly to `ap` over four evaluations."""
     rising = [ap * x / 4 for x in range(1, 5)]
     given = {"commit": "abc", "machine": "cpu", "step_seconds": 0.25} | fields
     return Run(name, seed, iterations=[1, 2, 3, 4], AP=rising, AP50=rising, AP75=rising, **given)
 
 
 def make_results(aps=None):
-    """All trainings of the study; `aps` by name, else 50; seeds are 1 AP apart."""
+    """All trainings of the study: final AP from `aps` or 50, plus 1 per seed."""
     runs = [
         make_run(variant.name, seed, (aps or {}).get(variant.name, 50.0) + seed)
         for variant in VARIANTS
@@ -48,7 +48,7 @@ def write_lines(path, rows):
 
 def test_an_ap_is_reached_on_the_line_between_two_evaluations():
     curve = Curve("x", [100, 200, 300], [10.0, 30.0, 20.0])
-    assert steps_to_reach(curve, 5.0) == 100  # not known better than the first evaluation
+    assert steps_to_reach(curve, 5.0) == 100  # at most the step of the first evaluation
     assert steps_to_reach(curve, 10.0) == 100
     assert steps_to_reach(curve, 25.0) == 175
     assert steps_to_reach(curve, 30.0) == 200
@@ -81,20 +81,13 @@ def test_the_log_of_detr_is_a_curve_over_epochs(tmp_path):
     ("contents", "reason"),
     [
         ("{", "line 1: not JSON"),
-        ("[1]", "line 1: has neither 'iteration' nor"),
         ('{"epoch": 3}', "line 1: has neither 'iteration' nor"),
-        ('{"iteration": 3}', "nothing was evaluated"),
         ("", "nothing was evaluated"),
     ],
 )
 def test_a_file_that_is_no_log_is_refused(tmp_path, contents, reason):
     (tmp_path / "metrics.json").write_text(contents)
     with pytest.raises(LogError, match=reason):
-        read_curve(tmp_path)
-
-
-def test_a_missing_log_is_named(tmp_path):
-    with pytest.raises(LogError, match=r"metrics\.json is not there"):
         read_curve(tmp_path)
 
 
@@ -115,8 +108,8 @@ def test_published_curves_are_of_12_and_50_epochs_of_coco():
 # Variants
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_every_variant_is_a_config_that_takes_the_protocol(variant):
+@pytest.mark.parametrize("variant", variants.MAIN, ids=lambda variant: variant.name)
+def test_variants_are_configs_that_take_the_protocol(variant):
     path = ROOT / "configs/mini" / f"{variant.name}.py"
     cfg = load_config(str(path), variants.PROTOCOL)
     assert cfg.train.max_iter % cfg.train.eval_period == 0
@@ -124,34 +117,6 @@ def test_every_variant_is_a_config_that_takes_the_protocol(variant):
     cfg.train.output_dir = reference.train.output_dir
     for key in ("optimizer", "lr_multiplier", "dataloader", "train"):
         assert cfg[key] == reference[key]  # the same training for all
-
-
-def test_tables_and_statements_are_about_variants_of_the_study():
-    rows = (
-        variants.TABLE3,
-        variants.TABLE4,
-        variants.FIGURE7,
-        variants.COMPATIBILITY,
-        variants.PEERS,
-    )
-    used = {row.name for table in rows for row in table}
-    compared = {name for x in STATEMENTS for name in (x.better, x.worse)}
-    assert used | compared == {variant.name for variant in VARIANTS}
-
-
-def test_differences_of_the_paper_are_those_of_its_tables():
-    paper = {
-        row.name: row.paper
-        for row in (*variants.TABLE3, *variants.COMPATIBILITY, *variants.PEERS, *variants.TABLE4)
-        if row.paper is not None
-    }
-    checked = 0
-    for statement in STATEMENTS:
-        if "DC5" not in statement.text and {statement.better, statement.worse} <= paper.keys():
-            difference = paper[statement.better] - paper[statement.worse]
-            assert statement.paper == pytest.approx(difference, abs=1e-6), statement.text
-            checked += 1
-    assert checked >= 15
 
 
 # Results
@@ -178,7 +143,7 @@ def test_results_of_another_protocol_are_refused(tmp_path):
     assert len(load_results(file).runs) == 1
 
 
-@pytest.mark.parametrize("contents", ["{", "[]", '{"protocol": [], "runs": [{"name": "x"}]}'])
+@pytest.mark.parametrize("contents", ["{", '{"protocol": [], "runs": [{"name": "x"}]}'])
 def test_a_file_without_results_is_refused(tmp_path, contents):
     file = tmp_path / "results.json"
     file.write_text(contents)
@@ -226,18 +191,6 @@ def test_the_ratio_is_that_of_the_steps_to_the_baselines_last_ap():
     assert cells["SAM-DETR"][-2:] == ["≤ 1", "≥ 4.0"]
     # SAM-DETR++ ends with 51: it has 10 at its first evaluation too, and 20 between two of them.
     assert float(cells["SAM-DETR++"][5]) == round(1 + (20 - 51 / 4) / (51 / 4))
-
-
-def test_variants_without_results_are_named():
-    runs = tuple(run for run in make_results().runs if run.name != "dab_detr")
-    with pytest.raises(StudyError, match="no results yet of dab_detr"):
-        report.Report(Results(PROTOCOL, runs))
-
-
-def test_seeds_of_one_variant_must_be_evaluated_alike():
-    odd = make_run(seed=1)._replace(iterations=[1, 2, 3, 5])
-    with pytest.raises(StudyError, match="different iterations"):
-        results.summarize([make_run(), odd], "x")
 
 
 def test_blocks_of_the_page_are_replaced_and_the_rest_is_kept():

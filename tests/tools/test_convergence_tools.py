@@ -1,4 +1,4 @@
-"""The tools of the convergence study: plots, command lines, trainings that fail."""
+"""Commands of the convergence study: plots, arguments, trainings that fail or resume."""
 
 import pytest
 from test_convergence import PROTOCOL, make_results, write_lines
@@ -46,14 +46,11 @@ def test_logs_are_drawn_beside_published_curves(tmp_path, monkeypatch):
     ("arguments", "reason"),
     [
         ([], "nothing to draw"),
-        (["--published", "r50_e13"], "no published curve 'r50_e13', but r50_dc5_e12"),
-        (["--logs", "nowhere"], "nowhere is not there"),
         (["--logs", "a", "--labels", "x", "y"], "2 --labels for 1 --logs"),
         (["--logs", "metrics.json", "--published", "r50_e12"], "--iterations-per-epoch makes"),
-        (["--figure", "6", "--results", "nowhere.json"], "nowhere.json is not there"),
     ],
 )
-def test_what_cannot_be_plotted_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, reason):
+def test_a_plot_that_cannot_be_made_is_refused(tmp_path, monkeypatch, capsys, arguments, reason):
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "metrics.json", [{"iteration": 0, "bbox/AP": 1.0}])
     with pytest.raises(SystemExit) as stopped:
@@ -69,13 +66,11 @@ def test_what_cannot_be_plotted_is_one_sentence(tmp_path, monkeypatch, capsys, a
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--run", "sam_detrr"], "--run 'sam_detrr': the study has"),
         (["--all", "--seed", "1"], "--seed goes with --run"),
-        (["--all", "--jobs", "0"], "--jobs is 0"),
         (["--report", "--results", "nowhere.json"], "nowhere.json is not there"),
     ],
 )
-def test_what_cannot_be_studied_is_one_sentence(arguments, reason, capsys):
+def test_options_of_the_study_are_checked(arguments, reason, capsys):
     with pytest.raises(SystemExit) as stopped:
         convergence_study.main(arguments)
     assert stopped.value.code == 2
@@ -93,6 +88,7 @@ def test_a_training_that_fails_is_reported_after_the_others(tmp_path, monkeypatc
     root = tmp_path / "root"
     root.mkdir()
     script = """import json, pathlib, sys
+assert "--resume" in sys.argv
 values = dict(x.split("=", 1) for x in sys.argv if "=" in x)
 if values["train.seed"] == "1":
     sys.exit("this one fails")
@@ -106,7 +102,7 @@ pathlib.Path(values["train.output_dir"], "metrics.json").write_text(json.dumps(r
     with pytest.raises(StudyError, match=r"(?s)detr seed 1: failed.*this one fails"):
         study.run_all(toy, trainings, 1, said.append)
     assert [run.seed for run in load_results(toy.results).of("detr")] == [0, 2]
-    # What is done is not done again, even if it never got into the results file.
+    # A finished training is not repeated, even if it is not in the results file.
     toy.results.unlink()
     (root / "train_net.py").write_text("raise SystemExit('not again')")
     assert study.train(toy, trainings[0]).AP == [7.0]
