@@ -4,14 +4,17 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 import oracles
 from conftest import assert_gradients_reach_all, make_aligned, make_level, randomize
 from samdetr.modeling import (
     AlignedCrossAttention,
+    ConcatenatedCrossAttention,
     DETRCrossAttention,
     DETRSelfAttention,
+    GaussianPrior,
     PaddingPrior,
     SelfAttention,
 )
@@ -48,23 +51,6 @@ def test_shared_keys_equal_copied_keys_and_so_do_gradients(biased):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_the_bias_of_attend_broadcasts_over_heads_and_queries(shared):
-    query, key, value, _ = make_attend(shared)
-    bias = torch.randn(2, 1, 1, 11)
-    out = attend(query, key, value, bias)
-    assert_close(out, attend(query, key, value, bias.expand(2, 4, 5, 11).contiguous()))
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_keys_with_infinite_bias_get_exactly_no_attention(shared):
-    query, key, value, bias = make_attend(shared)
-    attend(query, key, value, bias).sum().backward()
-    assert not value.grad[1, :, 6:].any()
-    assert not key.grad[1, :, 6:].any()
-    assert value.grad[0].all()
-
-
-@pytest.mark.parametrize("shared", [True, False])
 def test_attend_drops_weights_with_the_given_probability(shared):
     query, key, _, _ = make_attend(shared, heads=2)
     value = torch.eye(11).expand(2, 2, 11, 11)  # the output is the attention itself
@@ -74,26 +60,12 @@ def test_attend_drops_weights_with_the_given_probability(shared):
     assert_close(dropped, torch.where(dropped == 0, 0, weights / 0.7), atol=1e-5, rtol=1e-5)
 
 
-def test_heads_are_consecutive_channels_and_merge_into_what_they_were():
-    x = torch.randn(2, 5, 12)
-    for head, channels in enumerate(x.split(4, dim=-1)):
-        assert_close(split_heads(x, 3)[:, head], channels)
-    assert_close(merge_heads(split_heads(x, 3)), x)
-
-
 def test_multi_head_attention_equals_torchs_with_the_same_weights():
     attention = randomize(MultiheadAttention(32, 4))
     query, key, value = torch.randn(2, 5, 32), torch.randn(2, 11, 32), torch.randn(2, 11, 32)
     bias = torch.zeros(2, 11).masked_fill(PADDING, -math.inf)[:, None, None]
     expected, _ = oracles.torch_attention(attention)(query, key, value, key_padding_mask=PADDING)
     assert_close(attention(query, key, value, bias), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_detr_self_attention_adds_positions_to_queries_and_keys_but_not_to_values():
-    attention = randomize(DETRSelfAttention(32, 4))
-    x, position = torch.randn(2, 2, 5, 32)
-    expected, _ = oracles.torch_attention(attention)(x + position, x + position, x)
-    assert_close(attention(x, position), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_detr_cross_attention_equals_torchs_with_padded_keys():
@@ -166,19 +138,6 @@ def test_what_stands_in_padded_cells_does_not_matter(kind):
 
 
 @pytest.mark.parametrize("kind", CROSS)
-def test_the_order_of_the_cells_does_not_matter(kind):
-    make, points = CROSS[kind]
-    attention, aligned, level = randomize(make()), make_aligned(points), make_level()
-    order = torch.randperm(35)
-    shuffled = level._replace(
-        tokens=level.tokens[:, order],
-        position=level.position[:, order],
-        padding=level.padding[:, order],
-    )
-    assert_close(attention(aligned, level), attention(aligned, shuffled), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("kind", CROSS)
 def test_cross_attention_treats_queries_and_images_one_by_one(kind):
     make, points = CROSS[kind]
     attention, aligned, level = randomize(make()), make_aligned(points), make_level()
@@ -186,14 +145,6 @@ def test_cross_attention_treats_queries_and_images_one_by_one(kind):
     some = type(aligned)(*(x[1:, 2:4] for x in aligned))
     second = level._replace(**{k: getattr(level, k)[1:] for k in ("tokens", "position", "padding")})
     assert_close(attention(some, second), out[1:, 2:4], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("kind", CROSS)
-def test_gradients_reach_every_parameter_of_cross_attention(kind):
-    make, points = CROSS[kind]
-    attention = make()
-    attention(make_aligned(points), make_level()).sin().sum().backward()
-    assert_gradients_reach_all(attention)
 
 
 @pytest.mark.parametrize("kind", [SelfAttention, DETRSelfAttention])
@@ -240,3 +191,60 @@ def test_dropout_acts_on_the_output_and_the_weights_in_training_only(kind):
     plain = MODULES[kind](dim=32, dropout=0.0)
     plain.load_state_dict(attention.state_dict())
     assert_close(plain.train()(*inputs), attention(*inputs), atol=1e-6, rtol=1e-6)
+
+
+DIM, HEADS = 32, 8
+COUNTS = [1, 2, 4, 8, 16, 24]
+
+
+def make_attention(num_points, prior=None):
+    prior = prior or PaddingPrior()
+    return randomize(ConcatenatedCrossAttention(DIM, HEADS, num_points, prior))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_it_is_multi_head_attention_on_concatenated_keypoints_and_repeated_keys(count):
+    attention, aligned, level = make_attention(count), make_aligned(count), make_level()
+    query = attention.query_content(aligned.content) + attention.query_position(aligned.position)
+    key = attention.key_content(level.tokens) + attention.key_position(level.position)
+    heads = [query.flatten(2), key.repeat(1, 1, count), attention.value(level.tokens)]
+    bias = PaddingPrior()(aligned, level).expand(-1, HEADS, 5, -1)
+    out = oracles.attention(*(split_heads(x, HEADS) for x in heads), bias)
+    expected = attention.output(out.transpose(1, 2).flatten(2))
+    assert_close(attention(aligned, level), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_keypoint_acts_on_its_own_heads_alone(count):
+    attention, aligned, level = make_attention(count), make_aligned(count), make_level()
+    nn.init.eye_(attention.output.weight)  # the output is that of the heads, side by side
+    before = attention(aligned, level).unflatten(-1, (HEADS, -1))
+    for point in range(count):
+        content = aligned.content.clone()
+        content[:, :, point] += 1
+        after = attention(aligned._replace(content=content), level).unflatten(-1, (HEADS, -1))
+        changed = (after - before).abs().amax((0, 1, 3)) > 1e-4
+        first, last = point * HEADS / count, (point + 1) * HEADS / count
+        expected = [first < head + 1 and head < last for head in range(HEADS)]
+        assert changed.tolist() == expected
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_parameters_do_not_depend_on_the_number_and_all_get_gradients(count):
+    attention = make_attention(count)
+    expected = AlignedCrossAttention(DIM, HEADS, PaddingPrior()).state_dict()
+    shapes = {name: x.shape for name, x in attention.state_dict().items()}
+    assert shapes == {name: x.shape for name, x in expected.items()}
+    attention(make_aligned(count), make_level()).sin().sum().backward()
+    assert_gradients_reach_all(attention)
+
+
+@pytest.mark.parametrize("count", [0, 3, 12])
+def test_keypoints_that_cannot_be_split_among_the_heads_are_an_error(count):
+    with pytest.raises(ValueError, match=f"num_points is {count}, must"):
+        make_attention(count)
+
+
+def test_a_prior_around_keypoints_needs_one_per_head():
+    with pytest.raises(ValueError, match="GaussianPrior needs one keypoint per head: .* is 4"):
+        make_attention(4, GaussianPrior(32, 4))

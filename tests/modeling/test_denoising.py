@@ -94,14 +94,6 @@ def test_noise_has_its_range_and_its_frequency():
     assert set(changed.unique().tolist()) == set(range(CLASSES))
 
 
-def test_noisy_boxes_stay_in_the_image():
-    boxes = torch.tensor([[0.02, 0.98, 0.9, 0.04], [0.99, 0.01, 0.99, 0.99]]).repeat(500, 1)
-
-    noisy = make_denoising(box_noise=0.9).noisy_boxes(boxes)
-
-    assert noisy.min() >= 0 and noisy.max() <= 1
-
-
 def test_mask_hides_denoising_queries_other_groups_and_queries_without_a_box():
     queries = make_denoising(num_groups=2)(make_matching_queries(2), make_targets((2, 1)))
 
@@ -141,20 +133,6 @@ def test_matching_predictions_do_not_depend_on_denoising(variant, counts):
         assert_close(evaluated, wanted, atol=1e-5, rtol=0)
 
 
-def test_an_image_is_denoised_alike_beside_a_fuller_one():
-    model, seen = dn_model().train(), []
-    model.decoder.register_forward_hook(lambda *x: seen.append(x[-1]))
-    model.denoising.label_noise = model.denoising.box_noise = 0.0
-    small, full = make_batch(sizes=((48, 64), (48, 64)), counts=(2, 7))
-
-    model([small])
-    model([small, full])
-
-    count = model.num_queries
-    alone = seen[0].boxes[:, 0, count : count + 2]
-    assert_close(seen[1].boxes[:, 0, count : count + 2], alone, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("counts", [(0, 0), (3, 0), (4, 30)])
 def test_losses_have_the_same_names_and_reach_every_parameter(counts):
     model = dn_model().train()
@@ -168,27 +146,6 @@ def test_losses_have_the_same_names_and_reach_every_parameter(counts):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
     assert model.denoising.labels.weight.grad.any() == (sum(counts) > 0)
-
-
-def test_losses_of_perfect_predictions_vanish():
-    targets = make_targets((3, 1))
-    queries = make_denoising(num_groups=2, label_noise=0.0, box_noise=0.0)(
-        make_matching_queries(2), targets
-    )
-    index = queries.known.clamp(min=0)
-    labels = targets.labels.gather(1, index)
-    logits = torch.nn.functional.one_hot(labels, CLASSES) * 60.0 - 30.0
-    boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-    perfect = Predictions(logits[None], boxes[None])
-    matching = Predictions(torch.randn(1, 2, QUERIES, CLASSES), torch.rand(1, 2, QUERIES, 4))
-    both = Predictions(*(torch.cat(x, dim=2) for x in zip(matching, perfect)))
-
-    losses = SetCriterion(HungarianMatcher())(both, targets, queries.known)
-
-    for name in ("loss_ce_dn", "loss_bbox_dn", "loss_giou_dn"):
-        assert losses[name].item() == pytest.approx(0, abs=1e-6), name
-    for name, value in SetCriterion(HungarianMatcher())(matching, targets).items():
-        assert torch.equal(losses[name], value)
 
 
 def test_losses_are_divided_by_the_number_of_denoised_boxes():
@@ -205,13 +162,6 @@ def test_losses_are_divided_by_the_number_of_denoised_boxes():
             box = predictions.boxes[layer, image, QUERIES + query]
             total += (box - targets.boxes[image, known[image, query]]).abs().sum()
         assert_close(losses[f"loss_bbox{suffix}_dn"], 5 * total / 8)
-
-
-def test_two_hundred_boxes_lead_to_fewer_groups():
-    queries = make_denoising()(make_matching_queries(1), make_targets((200,)))
-
-    assert queries.known.shape == (1, 400)
-    assert queries.known[0, :200].tolist() == queries.known[0, 200:].tolist() == list(range(200))
 
 
 def test_more_boxes_than_queries_are_drawn_by_chance_and_reported(caplog):

@@ -51,26 +51,6 @@ def test_positions_are_added_to_queries_and_keys_but_not_to_values():
     assert_close(out, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_levels_are_encoded_as_one_sequence_and_given_back_one_by_one():
-    encoder, pyramid = make_encoder(), make_pyramid()
-    encoded = encoder(pyramid)
-    joined = [torch.cat([getattr(x, k) for x in pyramid], dim=1) for k in pyramid[0]._fields[:3]]
-    whole = encoder([type(pyramid[0])(*joined, (1, joined[0].shape[1]))])[0]
-    assert_close(torch.cat([x.tokens for x in encoded], dim=1), whole.tokens)
-    for before, after in zip(pyramid, encoded, strict=True):
-        assert after.tokens.shape == before.tokens.shape
-        assert after.position is before.position
-        assert after.padding is before.padding
-        assert after.size == before.size
-
-
-def test_every_layer_adds_the_positions_anew():
-    encoder, level = make_encoder(depth=2), make_level()
-    x = encoder.layers[0](level.tokens, level.position, [level])
-    x = encoder.layers[1](x, level.position, [level])
-    assert_close(encoder([level])[0].tokens, x)
-
-
 def test_more_padding_changes_nothing_in_the_image():
     encoder, level = make_encoder(), make_level()
     padded = pad_level(level, rows=2, columns=3)
@@ -78,15 +58,6 @@ def test_more_padding_changes_nothing_in_the_image():
     cropped = crop_tokens(out, padded.size, level.size)
     valid = ~level.padding
     assert_close(cropped[valid], encoder([level])[0].tokens[valid], atol=1e-5, rtol=1e-5)
-
-
-def test_images_of_a_batch_do_not_see_each_other():
-    encoder, level = make_encoder(), make_level()
-    out = encoder([level])[0].tokens
-    swapped = level._replace(
-        tokens=level.tokens.flip(0), position=level.position.flip(0), padding=level.padding.flip(0)
-    )
-    assert_close(encoder([swapped])[0].tokens, out.flip(0), atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_reach_every_parameter():

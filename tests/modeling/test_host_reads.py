@@ -38,7 +38,7 @@ MODELS = {
 ON_THE_HOST = {
     ("image_list.py", "item"),  # sizes of the images
     ("meta_arch.py", "index by a mask"),  # classes out of range in the ground truth
-    ("sampling_bags.py", "upload"),  # a backend for the CPU alone
+    ("deformable_cpu.py", "upload"),  # a backend for the CPU alone
     ("structures.py", "cpu"),  # boxes of the ground truth
     ("matcher.py", "numpy"),  # costs
     ("train_loop.py", "cpu"),  # losses

@@ -62,18 +62,6 @@ def test_no_other_assignment_is_cheaper(counts):
         assert total == pytest.approx(oracles.cheapest_total(costs), abs=1e-4)
 
 
-def test_layers_and_images_are_matched_one_by_one():
-    predictions, targets = make_predictions(), make_targets((2, 4))
-    matches = HungarianMatcher()(predictions, targets)
-    for layer, image in np.ndindex(3, 2):
-        one = type(predictions)(*(x[layer, image][None, None] for x in predictions))
-        truth = type(targets)(
-            targets.labels[image][None], targets.boxes[image][None], [targets.counts[image]]
-        )
-        alone = HungarianMatcher()(one, truth)
-        assert sorted(pairs(matches, layer, image)) == sorted(pairs(alone, 0, 0))
-
-
 def test_padded_targets_are_never_matched():
     predictions, targets = make_predictions(), make_targets((4, 1))
     predictions.boxes[:, 1] = targets.boxes[1, 3]  # every box lies on a padded target
@@ -100,18 +88,3 @@ def test_predictions_that_are_not_finite_spoil_only_their_own_image(bad, part):
             assert len(pairs(matches, layer, image)) == 2
         else:
             assert pairs(matches, layer, image) == pairs(expected, layer, image)
-
-
-def test_a_query_that_is_not_finite_is_not_preferred():
-    predictions, targets = make_predictions(), make_targets((3, 3))
-    predictions.boxes[:, :, 0] = math.nan
-    assert not (HungarianMatcher()(predictions, targets).query == 0).any()
-
-
-def test_predictions_with_gradients_are_matched_alike():
-    predictions, targets = make_predictions(), make_targets()
-    expected = HungarianMatcher()(predictions, targets)
-    for x in predictions:
-        x.requires_grad_()
-    for found, indices in zip(HungarianMatcher()(predictions, targets), expected, strict=True):
-        assert torch.equal(found, indices)

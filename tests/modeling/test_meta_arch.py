@@ -35,7 +35,7 @@ def predictions_of(model, batch):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("counts", [(0, 0), (3, 0), (2, 5), (20, 1)])
+@pytest.mark.parametrize("counts", [(0, 0), (20, 1)])
 def test_every_batch_has_the_same_finite_losses_and_gradients_for_all_parameters(variant, counts):
     model = make_noisy_model(variant)
     losses = model(make_batch(counts=counts))
@@ -45,24 +45,6 @@ def test_every_batch_has_the_same_finite_losses_and_gradients_for_all_parameters
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_gradient_of_every_matrix_is_not_zero_where_there_are_objects(variant):
-    model = make_noisy_model(variant)
-    sum(model(make_batch(counts=(3, 2))).values()).backward()
-    zero = {k for k, v in model.named_parameters() if v.dim() > 1 and not v.grad.any()}
-    # The content of the first layer's queries is zero, and so are these gradients.
-    assert all(name.startswith("decoder.layers.0.self_attention.") for name in zero), zero
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_hook_on_the_decoder_sees_the_predictions_of_all_layers(variant):
-    predictions = predictions_of(make_model(variant).eval(), make_batch())
-    assert predictions.logits.shape == (3, 2, 12, NUM_CLASSES)
-    assert predictions.boxes.shape == (3, 2, 12, 4)
-    assert predictions.boxes.min() >= 0
-    assert predictions.boxes.max() <= 1
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -99,22 +81,6 @@ def test_images_are_normalised_then_padded_with_zeros_to_the_largest():
         assert padding[i].sum() == 20 * 45 - height * width
 
 
-def test_images_of_bytes_and_of_floats_are_the_same():
-    model, batch = make_model().eval(), make_batch()
-    floats = [{"image": x["image"].float()} for x in batch]
-    for a, b in zip(predictions_of(model, batch), predictions_of(model, floats), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_images_of_a_batch_do_not_see_each_other():
-    model, batch = make_noisy_model().eval(), make_batch()
-    before = predictions_of(model, batch)
-    batch[1]["image"] = torch.zeros_like(batch[1]["image"])
-    after = predictions_of(model, batch)
-    assert_close(before.logits[:, 0], after.logits[:, 0], atol=1e-5, rtol=1e-5)
-    assert not before.logits[:, 1].allclose(after.logits[:, 1], atol=1e-5)
-
-
 def test_detections_are_scaled_to_the_size_asked_for_or_that_of_the_image():
     model, batch = make_model().eval(), make_batch()
     del batch[0]["instances"]  # inference needs none
@@ -128,13 +94,8 @@ def test_detections_are_scaled_to_the_size_asked_for_or_that_of_the_image():
     assert_close(larger.pred_boxes.tensor, found[1].pred_boxes.tensor * scale)
 
 
-def test_as_many_detections_as_asked_for():
-    (found,) = make_model(detections_per_image=7).eval()(make_batch(((30, 30),), (0,)))
-    assert len(found["instances"]) == 7
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("sizes", [((1, 1), (1, 1)), ((1, 300), (200, 1)), ((1, 1), (40, 64))])
+@pytest.mark.parametrize("sizes", [((1, 1), (1, 1)), ((1, 300), (200, 1))])
 def test_images_of_one_pixel_and_of_extreme_shape_train_and_infer(variant, sizes):
     model = make_model(variant)
     losses = model(make_batch(sizes, counts=(1, 0)))
@@ -146,20 +107,6 @@ def test_images_of_one_pixel_and_of_extreme_shape_train_and_infer(variant, sizes
             assert x["instances"].pred_boxes.tensor.isfinite().all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_bfloat16_autocast_trains_with_finite_gradients_and_float32_losses(variant):
-    model = make_noisy_model(variant)
-    batch = make_batch()
-    exact = model(batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model(batch)
-    sum(losses.values()).backward()
-    assert all(x.grad is not None and x.grad.isfinite().all() for x in model.parameters())
-    for name in LOSSES:
-        assert losses[name].dtype == torch.float32
-        assert_close(losses[name], exact[name], atol=0.3, rtol=0.1)
-
-
 def test_levels_of_two_strides_are_read_coarse_to_fine():
     config = make_config()
     config.backbone.out_features = ["res3", "res4"]
@@ -168,16 +115,6 @@ def test_levels_of_two_strides_are_read_coarse_to_fine():
     model = instantiate(config)
     sum(model(make_batch()).values()).backward()
     assert all(x.grad.any() for x in model.neck.parameters())
-
-
-def test_normalisation_is_no_weight():
-    assert not any("pixel" in name for name in make_model().state_dict())
-
-
-def test_a_width_a_number_of_classes_and_of_queries_are_single_keys():
-    model = make_model(num_classes=9, num_queries=7, neck__dim=32)
-    predictions = predictions_of(model.eval(), make_batch())
-    assert predictions.logits.shape == (3, 2, 7, 9)
 
 
 @pytest.mark.parametrize(
@@ -225,11 +162,6 @@ def test_bfloat16_detects_what_float32_does_and_boxes_stay_float32(variant):
     assert rough_boxes.dtype == rough_logits.dtype == torch.float32
     assert_close(rough_logits, logits, atol=0.05 * float(logits.detach().std()), rtol=0.02)
     assert_close(rough_boxes, boxes, atol=0.02, rtol=0)
-
-
-def test_an_unknown_inference_dtype_is_named():
-    with pytest.raises(ValueError, match="inference_dtype is 'int8', must be one of"):
-        make_model("sam_detr", inference_dtype="int8")
 
 
 def test_attention_to_other_levels_than_the_necks_is_an_error():

@@ -26,11 +26,6 @@ def make_padding():
     return padding
 
 
-def test_levels_come_in_the_order_of_in_channels():
-    levels = make_neck()(make_features(), make_padding())
-    assert [level.size for level in levels] == [(5, 6), (3, 4)]
-
-
 def test_every_cell_is_projected_by_the_matrix_of_its_level():
     neck, features = make_neck(), make_features()
     for level, projection, name in zip(
@@ -65,12 +60,6 @@ def test_an_image_of_one_pixel_keeps_a_cell():
     for level in make_neck()(make_features(), make_padding()):
         assert (~level.padding).sum(1)[2] == 1
         assert level.extent[2].tolist() == [1, 1]
-
-
-def test_positions_are_those_of_the_padding_mask():
-    neck = make_neck()
-    for level in neck(make_features(), make_padding()):
-        assert_close(level.position, neck.position(level.padding.unflatten(1, level.size)))
 
 
 def test_levels_are_told_apart_by_what_is_added_to_their_positions():

@@ -14,8 +14,7 @@ from test_pooler import every_box
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-import oracles
-from conftest import make_boxes, make_level, make_model, make_pyramid, randomize
+from conftest import make_boxes, make_level, make_model, randomize
 from samdetr.modeling import (
     DeformableSelfAttention,
     Encoder,
@@ -42,35 +41,6 @@ def test_encodings_are_zero_on_padding_and_else_those_of_the_released_models(siz
     assert torch.equal(masked[~outside], released[~outside])
 
 
-def test_the_released_encoding_of_rows_of_padding_turns_with_a_bit_and_the_masked_one_does_not():
-    padding = torch.ones(1, 4, 4, dtype=torch.bool)
-    padding[0, :2, :2] = False
-    kinds = SinePosition, MaskedSinePosition
-    noisy, clean = (
-        (kind(16, offset=0.5)(padding) - kind(16, offset=0.5 + 2**-24)(padding)).abs().max()
-        for kind in kinds
-    )
-    assert noisy > 0.1
-    assert clean < 1e-5
-
-
-def encoders() -> list[Encoder]:
-    deformable = EncoderLayer(DeformableSelfAttention(32, 4, 2, 3), 32, 16)
-    return [randomize(Encoder(deformable, 2)), make_model("detr", neck__dim=32).encoder]
-
-
-@pytest.mark.parametrize("encoder", encoders(), ids=["deformable", "dense"])
-def test_what_the_encoder_makes_of_an_image_does_not_depend_on_the_encoding_of_padding(encoder):
-    levels = make_pyramid()
-    masked = [
-        x._replace(position=x.position.masked_fill(x.padding[..., None], 0.0)) for x in levels
-    ]
-    for before, after in zip(encoder(levels), encoder(masked), strict=True):
-        valid = ~before.padding
-        assert_close(before.tokens[valid], after.tokens[valid])
-        assert not before.tokens[~valid].allclose(after.tokens[~valid])
-
-
 @pytest.mark.parametrize("size", [7, 2])
 @pytest.mark.parametrize("traced", [False, True])
 def test_regions_of_a_padded_map_are_those_of_the_map_alone(size, traced, monkeypatch):
@@ -84,19 +54,6 @@ def test_regions_of_a_padded_map_are_those_of_the_map_alone(size, traced, monkey
         alone = make_level(rows, columns, [(rows, columns)], dim=5)._replace(tokens=tokens[None])
         expected = RoIAlignPooler(size)(boxes[image, None], alone).bins()
         assert_close(bins[image, None], expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("image", [0, 1])
-def test_regions_of_a_padded_map_equal_loops_over_the_image(image):
-    level, boxes = make_level(6, 5, [(6, 5), (3, 4)], dim=3), make_boxes(2, 6)
-    bins = UnpaddedPooler(3)(boxes, level).bins()[image]
-    width, height = oracles.valid_cells(level, image)
-    map_of = level.tokens[image].unflatten(0, (6, 5))[:height, :width].permute(2, 0, 1)
-    for box, found in zip(boxes[image].tolist(), bins):
-        x0, y0, x1, y1 = oracles.corners(box)
-        cells = x0 * width, y0 * height, x1 * width, y1 * height
-        expected = oracles.roi_align(map_of.double().numpy(), cells, 3)
-        assert_close(found.double(), torch.from_numpy(expected), atol=2e-5, rtol=0)
 
 
 def model_of(variant: str, **settings) -> nn.Module:
@@ -157,10 +114,3 @@ def test_clean_predictions_depend_neither_on_the_content_of_padding_nor_on_how_m
         found = predict(model, filled(maps, std), padding)
         assert_close(found.logits, alone.logits, atol=1e-4, rtol=1e-4)
         assert_close(found.boxes, alone.boxes, atol=1e-5, rtol=0)
-
-
-def test_by_default_they_depend_on_it_as_in_the_released_models():
-    model = model_of("sam_detr")
-    maps, padding = inputs(PADDED, model.neck.in_channels)
-    first, second = (predict(model, filled(maps, std), padding) for std in (0.0, 3.0))
-    assert (first.boxes - second.boxes).abs().max() > 1e-4

@@ -21,22 +21,8 @@ def test_embedding_equals_the_scalar_formula(dim):
     assert_close(sine_embedding(points, dim), expected_embedding(points, dim), atol=2e-6, rtol=0)
 
 
-def test_the_first_half_of_an_embedding_tells_y_and_the_second_x():
-    points = torch.tensor([[0.2, 0.7], [0.3, 0.7], [0.2, 0.6]])
-    y, x = sine_embedding(points, 32).split(16, dim=-1)
-    assert_close(y[0], y[1])
-    assert_close(x[0], x[2])
-    assert not y[0].allclose(y[2])
-    assert not x[0].allclose(x[1])
-
-
 def test_embeddings_stop_gradients():
     assert not sine_embedding(torch.rand(3, 2, requires_grad=True), 8).requires_grad
-
-
-def test_embeddings_of_half_precision_points_are_float32():
-    points = torch.rand(3, 2).bfloat16()
-    assert_close(sine_embedding(points, 8), sine_embedding(points.float(), 8))
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])
@@ -50,12 +36,6 @@ def test_valid_cells_are_encoded_by_their_place_in_the_valid_part(offset):
                 x, y = (column + 1 - offset) / columns, (row + 1 - offset) / rows
                 expected = torch.tensor(oracles.sine_embedding(x, y, 16))
                 assert_close(encoding[image, row * 7 + column], expected, atol=1e-5, rtol=0)
-
-
-def test_encoding_of_padded_cells_is_finite():
-    level = make_level(5, 7, [(1, 1), (5, 2)])
-    encoding = SinePosition(32)(level.padding.unflatten(1, level.size))
-    assert encoding.abs().max() <= 1
 
 
 def test_a_query_in_the_middle_of_a_cell_has_the_position_of_the_cell():

@@ -26,14 +26,6 @@ def test_detections_equal_a_sorted_list_of_all_pairs(count):
         assert_close(found.pred_boxes.tensor, torch.tensor(boxes), atol=1e-3, rtol=1e-5)
 
 
-def test_only_the_last_layer_counts():
-    predictions = make_predictions()
-    last = type(predictions)(*(x[-1:] for x in predictions))
-    for all_layers, one in zip(detections(predictions, SIZES, 9), detections(last, SIZES, 9)):
-        assert torch.equal(all_layers.scores, one.scores)
-        assert torch.equal(all_layers.pred_boxes.tensor, one.pred_boxes.tensor)
-
-
 def test_boxes_are_not_clipped():
     predictions = make_predictions(batch=1)
     predictions.boxes[-1] = torch.tensor([0.0, 1.0, 0.5, 0.5])

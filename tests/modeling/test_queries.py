@@ -57,25 +57,12 @@ def test_fixed_references_are_no_parameters_and_need_no_gradient(kind, tmp_path)
     assert not queries.content.requires_grad and not queries.reference.requires_grad
 
 
-def test_centred_references_are_the_middle_of_the_image_and_in_no_checkpoint():
-    module = CentredReference(num_queries=5, dim=8)
-    assert (module(make_pyramid()).reference.sigmoid() == 0.5).all()
-    assert not module.state_dict()
-
-
 def test_random_references_start_as_learned_ones_and_are_the_same_in_every_process():
     reference = RandomReference(500, 8).reference
     assert 0.9 < reference.std() < 1.1 and reference.mean().abs() < 0.1
     torch.manual_seed(1)  # the seed of a process
     assert torch.equal(RandomReference(500, 8).reference, reference)
     assert not torch.equal(RandomReference(500, 8, seed=1).reference, reference)
-
-
-def test_references_of_a_checkpoint_are_those_that_a_model_has_learned(tmp_path):
-    source = make_model()
-    path = saved(tmp_path, source.state_dict())
-    module = CheckpointReference(12, 64, path)
-    assert torch.equal(module.reference, source.queries.reference.weight)
 
 
 def test_a_checkpoint_has_the_fixed_references_so_that_their_source_may_go(tmp_path):

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import instantiate
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 from torch.utils._pytree import tree_flatten
 
@@ -57,8 +55,9 @@ def run(model, batch, **autocast):
     return losses, {name: x.grad for name, x in model.named_parameters()}
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])  # which attention kernel it is depends on it
-@pytest.mark.parametrize("name", ["detr", "sam_detr_smca", "dab_detr"])
+@pytest.mark.parametrize(
+    ("name", "dropout"), [("sam_detr_smca", 0.0), ("sam_detr_smca", 0.1), ("dab_detr", 0.1)]
+)
 def test_names_losses_gradients_and_dropout_are_those_of_plain_layers(name, dropout):
     plain, recomputed = make_models(name, dropout)
     batch = make_batch()
@@ -99,38 +98,3 @@ def test_nothing_but_its_inputs_is_kept_of_a_layer(part):
     models[0](make_batch())
     assert kept_bytes(plain, inputs[0]) > 0
     assert kept_bytes(recomputed, inputs[0]) == 0
-
-
-def test_copies_of_a_recomputed_layer_start_apart_and_within_xaviers_bound():
-    layers = instantiate(make_configs("sam_detr")[1]).decoder.layers
-    for name, first in layers[0].named_parameters():
-        if first.dim() > 1:
-            assert not first.allclose(layers[1].get_parameter(name)), name
-            assert first.abs().max() <= (6 / sum(first.flatten(1).shape)) ** 0.5, name
-
-
-def test_inference_is_that_of_plain_layers():
-    batch = make_batch()
-    with torch.inference_mode():
-        expected, found = (model.eval()(batch) for model in make_models("sam_detr_smca"))
-    for ours, theirs in zip(found, expected):
-        assert_close(ours["instances"].scores, theirs["instances"].scores, rtol=0, atol=0)
-
-
-def test_a_layer_is_recomputed_by_an_override():
-    key = "model.decoder.layer._target_=samdetr.modeling.RecomputedDecoderLayer"
-    config = load_config(str(CONFIGS / "mini" / "sam_detr_smca.py"), [key])
-    layers = instantiate(config.model).decoder.layers
-    assert {type(x) for x in layers} == {RecomputedDecoderLayer}
-
-
-def test_ddp_needs_no_search_for_unused_parameters(tmp_path):
-    _, model = make_models("sam_detr_smca")
-    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        parallel = DistributedDataParallel(model, find_unused_parameters=False)
-        for _ in range(2):  # the second forward pass fails if a gradient was missed in the first
-            _, gradients = run(parallel, make_batch())
-    finally:
-        distributed.destroy_process_group()
-    assert all(x is not None and x.isfinite().all() for x in gradients.values())

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import oracles
 from conftest import assert_gradients_reach_all, make_aligned, make_level, randomize
-from samdetr.modeling import GaussianPrior, PaddingPrior
+from samdetr.modeling import GaussianPrior
 
 
 def make_prior(bandwidth=8.0):
@@ -30,18 +30,6 @@ def test_bias_peaks_in_the_cell_of_each_keypoint(size):
     peak = round_prior()(aligned, level).dense().argmax(-1).transpose(1, 2)  # (B, N, M)
     cell = (aligned.points * level.extent[:, None, None]).long()
     assert_close(peak, cell[..., 1] * size[1] + cell[..., 0])
-
-
-def test_bias_falls_with_the_squared_distance_in_cells_over_the_bandwidth():
-    level, aligned = make_level(4, 6, [(4, 6), (2, 3)]), make_aligned()
-    middle = torch.tensor([[2.5 / 6, 1.5 / 4], [2.5 / 3, 1.5 / 2]])  # of cell (2, 1)
-    aligned = aligned._replace(points=middle[:, None, None].expand_as(aligned.points))
-    bias = round_prior()(aligned, level).dense()
-    for image, (columns, rows) in enumerate([(6, 4), (3, 2)]):
-        for y in range(rows):
-            for x in range(columns):
-                expected = torch.full((8, 5), -((x - 2) ** 2 + (y - 1) ** 2) / 8)
-                assert_close(bias[image, ..., y * 6 + x], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_first_scale_of_a_keypoint_is_along_x_and_the_second_along_y():
@@ -77,26 +65,6 @@ def test_padded_cells_are_ruled_out_and_no_others():
     level = make_level()
     bias = make_prior()(make_aligned(), level).dense()
     assert torch.equal(bias.isinf(), level.padding[:, None, None].expand_as(bias))
-
-
-def test_with_scales_of_zero_only_the_padding_is_left():
-    prior, level, aligned = make_prior(), make_level(), make_aligned()
-    for parameter in prior.parameters():
-        nn.init.zeros_(parameter)
-    bias = prior(aligned, level).dense()
-    assert torch.equal(bias, PaddingPrior()(aligned, level).expand_as(bias))
-
-
-def test_large_scales_leave_one_cell_and_finite_attention():
-    prior, level, aligned = round_prior(), make_level(), make_aligned()
-    nn.init.constant_(prior.scale.bias, 1e3)
-    weights = prior(aligned, level).dense().softmax(-1)
-    assert weights.isfinite().all()
-    assert_close(weights.max(-1).values, torch.ones(2, 8, 5), atol=1e-2, rtol=0)
-
-
-def test_scales_start_without_bias():
-    assert not GaussianPrior(descriptor_dim=32, num_points=8).scale.bias.any()
 
 
 def test_only_the_scales_are_rounded_under_autocast():

@@ -1,6 +1,5 @@
 """The tuples between the parts: layout of maps, valid extent, padded ground truth."""
 
-import pytest
 import torch
 from torch.testing import assert_close
 
@@ -36,18 +35,3 @@ def test_targets_are_padded_to_the_fullest_image():
         assert_close(targets.labels[image, :count], instances[image].gt_classes)
         assert not targets.labels[image, count:].any()
         assert (targets.boxes[image, count:] == 0.5).all()
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_batch_without_objects_keeps_one_padded_target(batch):
-    targets = Targets.from_instances([make_instances(20, 30, 0)] * batch)
-    assert targets.labels.shape == (batch, 1)
-    assert targets.boxes.shape == (batch, 1, 4)
-    assert targets.counts == [0] * batch
-
-
-def test_ground_truth_of_the_loader_is_left_alone():
-    instances = make_instances(20, 30, 2)
-    before = instances.gt_boxes.tensor.clone()
-    Targets.from_instances([instances]).boxes.zero_()
-    assert_close(instances.gt_boxes.tensor, before)

@@ -16,7 +16,6 @@ from conftest import (
     assert_gradients_reach_all,
     make_batch,
     make_boxes,
-    make_level,
     make_pyramid,
     randomize,
     randomize_statistics,
@@ -101,22 +100,6 @@ def test_the_extra_level_has_padding_position_and_embedding_of_its_own():
     assert_close(level.position, neck.position(padding) + neck.level_embedding.weight[2])
 
 
-@pytest.mark.parametrize("norm", ["", "GN"])
-def test_gradients_reach_every_parameter_of_the_neck(norm):
-    neck = make_neck(norm)
-    levels = neck(make_features(), make_padding())
-    sum((x.tokens.square() + x.position).sin().sum() for x in levels).backward()
-    assert_gradients_reach_all(neck)
-
-
-def test_queries_start_with_learned_content_the_same_in_every_image():
-    queries = LearnedContent(6, 32)
-    content, reference, mask, known = queries(make_pyramid())
-    assert_close(content, queries.content.weight.expand(2, 6, 32))
-    assert reference.shape == (2, 6, 4)
-    assert mask is None and known is None
-
-
 def test_layers_of_the_decoder_start_at_the_points_of_the_compass():
     layer = DecoderLayer(
         DETRSelfAttention(32, 4), BoxAligner(), DeformableCrossAttention(32, 4, 2, 3), 32, 48
@@ -151,21 +134,6 @@ def test_with_boxes_the_last_point_of_each_head_starts_on_the_rim():
         assert_close(places[:, :, head, :, 2], rim, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", [DeformableCrossAttention, BoxDeformableCrossAttention])
-def test_more_padding_moves_the_places_with_the_image(kind):
-    attention = randomize(kind(32, num_heads=4, num_levels=1, num_points=3))
-    level = make_level(6, 8, [(6, 8), (4, 5)])
-    cropped = level._replace(
-        tokens=level.map[1:, :, :4, :5].flatten(2).transpose(1, 2),
-        padding=level.padding[1:, :20] & False,
-        size=(4, 5),
-    )
-    x, position, boxes = torch.randn(2, 5, 32), torch.randn(2, 5, 32), make_boxes()
-    out = attention(BoxAligner()(x, position, boxes, level), [level])
-    alone = attention(BoxAligner()(x[1:], position[1:], boxes[1:], cropped), [cropped])
-    assert_close(out[1:], alone, atol=1e-5, rtol=1e-5)
-
-
 @DECODERS
 def test_every_layer_reads_every_level(make):
     decoder, pyramid = randomize(make()), make_pyramid()
@@ -186,22 +154,6 @@ def test_first_boxes_are_small_around_a_point_that_the_position_tells(make):
     points = decoder.reference(decoder.position.embedding.weight).sigmoid()
     small = torch.full_like(points, -2.0).sigmoid()
     assert_close(boxes, torch.cat([points, small], dim=-1).expand_as(boxes))
-
-
-def test_without_refinement_all_layers_share_a_head_and_stay_at_their_points():
-    decoder = randomize(make_decoder())
-    assert len(decoder.heads) == 1
-    reference = torch.randn(2, 6, 4)
-    _, boxes, after = decoder.heads[0](torch.randn(2, 6, 32), reference)
-    assert after is reference
-    assert not boxes.allclose(reference.sigmoid())
-
-
-def test_with_refinement_heads_are_apart_and_the_first_layer_alone_starts_from_points():
-    decoder = make_refining_decoder()
-    assert len({id(x) for head in decoder.heads for x in head.parameters()}) == 3 * 8
-    kinds = [type(layer.cross_attention) for layer in decoder.layers]
-    assert kinds == [DeformableCrossAttention, *[BoxDeformableCrossAttention] * 2]
 
 
 @DECODERS

@@ -11,7 +11,6 @@ Units:  boxes are (cx, cy, w, h) and points (x, y), both fractions of the unpadd
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -223,8 +222,8 @@ def shift_centres(boxes: Tensor, offsets: Tensor) -> Tensor:
     return (boxes[:, :, None, :2].logit(eps=1e-5) + offsets).sigmoid()
 
 
-class PooledResampler(nn.Module, ABC):
-    """One vector per region (table 3), which is its own descriptor and lies at the box centre.
+class AverageResampler(nn.Module):
+    """Mean of the region as the only vector (table 3): its own descriptor, at the box centre.
 
     Needs `ConcatenatedCrossAttention(num_points=1)`, which splits the vector among the heads;
     otherwise all heads would attend alike.
@@ -233,25 +232,19 @@ class PooledResampler(nn.Module, ABC):
     num_points = 1
     region_size: int | None = None  # any
 
-    @abstractmethod
-    def pool(self, bins: Tensor) -> Tensor:
-        """Reduce (B, N, C, R * R) bins to (B, N, C)."""
-
     def forward(self, regions: Regions, boxes: Tensor, level: FeatureLevel) -> Samples:
         """Same as `KeypointResampler.forward` with M = 1 and E = C."""
         vector = self.pool(regions.bins().flatten(3))
         return Samples(vector[:, :, None], boxes[:, :, None, :2], vector)
 
-
-class AverageResampler(PooledResampler):
-    """Mean of the region."""
-
     def pool(self, bins: Tensor) -> Tensor:
+        """Reduce (B, N, C, R * R) bins to (B, N, C)."""
         return bins.mean(-1)
 
 
-class MaxResampler(PooledResampler):
-    """Maximum of every channel over the region."""
+class MaxResampler(AverageResampler):
+    """Maximum of every channel over the region, in place of the mean."""
 
     def pool(self, bins: Tensor) -> Tensor:
+        """Reduce (B, N, C, R * R) bins to (B, N, C)."""
         return bins.amax(-1)

@@ -34,7 +34,31 @@ def check_heads(dim: int, num_heads: int) -> None:
         raise ValueError(f"dim is {dim}, must be a multiple of num_heads={num_heads}")
 
 
-class MultiheadAttention(nn.Module):
+class Attention(nn.Module):
+    """Base of the attention modules: kernel, output projection and dropout.
+
+    Subclasses have `num_heads`, the linear layer `output` and the module `dropout`, whose rate
+    holds for the attention weights and for the output (section 4.4: none).
+    """
+
+    num_heads: int
+    output: nn.Linear
+    dropout: nn.Dropout
+
+    def reset_parameters(self) -> None:
+        """Zero the bias of the output; the projections keep their initialisation."""
+        nn.init.zeros_(self.output.bias)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | SeparableBias | None
+    ) -> Tensor:
+        """(B, M, N, D) queries to (B, N, C) outputs; keys, values and bias as in `attend`."""
+        dropout = self.dropout.p if self.training else 0.0
+        x = attend(query, key, value, bias, dropout)
+        return self.dropout(self.output(merge_heads(x)))
+
+
+class MultiheadAttention(Attention):
     """Multi-head attention of the original transformer, weight-compatible with torch's.
 
     Args:
@@ -55,8 +79,8 @@ class MultiheadAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         """Zero the biases."""
+        super().reset_parameters()
         nn.init.zeros_(self.in_proj.bias)
-        nn.init.zeros_(self.output.bias)
 
     def forward(
         self,
@@ -72,9 +96,7 @@ class MultiheadAttention(nn.Module):
                 (query, key, value), self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
             )
         )
-        dropout = self.dropout.p if self.training else 0.0
-        x = attend(query, key, value, bias, dropout)
-        return self.dropout(self.output(merge_heads(x)))
+        return self.attend(query, key, value, bias)
 
 
 class DETRSelfAttention(MultiheadAttention):
@@ -87,7 +109,7 @@ class DETRSelfAttention(MultiheadAttention):
         return super().forward(x + position, x + position, x, mask)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Attention):
     """Self-attention among queries, with separate projections of content and position.
 
     Args:
@@ -109,17 +131,12 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Zero the bias of the output; the projections keep torch's initialisation."""
-        nn.init.zeros_(self.output.bias)
-
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
         """x and position are (B, N, C), and so is the result; mask as in `Queries`."""
         query = self.query_content(x) + self.query_position(position)
         key = self.key_content(x) + self.key_position(position)
         query, key, value = (split_heads(y, self.num_heads) for y in (query, key, self.value(x)))
-        x = attend(query, key, value, mask, self.dropout.p if self.training else 0.0)
-        return self.dropout(self.output(merge_heads(x)))
+        return self.attend(query, key, value, mask)
 
 
 class PaddingPrior(nn.Module):
@@ -154,7 +171,7 @@ class DETRCrossAttention(MultiheadAttention):
         return super().forward(query, key, level.tokens, self.prior(aligned, level))
 
 
-class AlignedCrossAttention(nn.Module):
+class AlignedCrossAttention(Attention):
     """Cross-attention of SAM-DETR: the query of every head is the feature of its own keypoint.
 
     All heads share the projections, and so the keys, which are as wide as the queries (C); the
@@ -183,19 +200,12 @@ class AlignedCrossAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Zero the bias of the output; the projections keep torch's initialisation."""
-        nn.init.zeros_(self.output.bias)
-
     def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
         """Return (B, N, C)."""
         query = self.query_content(aligned.content) + self.query_position(aligned.position)
         key = self.key_content(level.tokens) + self.key_position(level.position)
         value = split_heads(self.value(level.tokens), self.num_heads)
-        bias = self.prior(aligned, level)
-        dropout = self.dropout.p if self.training else 0.0
-        x = attend(*self.heads(query, key), value, bias, dropout)
-        return self.dropout(self.output(merge_heads(x)))
+        return self.attend(*self.heads(query, key), value, self.prior(aligned, level))
 
     def heads(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Arrange (B, N, M, C) queries and (B, S, C) keys by head, as `attend` takes them."""

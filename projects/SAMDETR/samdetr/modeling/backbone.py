@@ -12,7 +12,6 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.resnet import (
@@ -23,9 +22,8 @@ from detectron2.modeling.backbone.resnet import (
     ResNet,
 )
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from .layers import precision
+from .layers import full_precision
 
 STEM_CHANNELS = 32  # of mini_resnet
 STAGES = {"res2": (1, 32), "res3": (3, 96), "res4": (1, 104), "res5": (1, 120)}
@@ -142,10 +140,13 @@ class FoldedConv2d(Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
         scale, bias = self.scale_and_bias()
-        if torch.is_grad_enabled() and self.weight.requires_grad:
-            x = FoldedConvolution.apply(x, self.weight, scale, bias, self)
+        weight = scaled(self.weight, scale)
+        if torch.is_grad_enabled() and x.shape[-1] == 1:
+            # On a CPU oneDNN leaves parts of the weight's bfloat16 gradient unwritten there.
+            with full_precision(x.device):
+                x = self._conv_forward(x.to(weight.dtype), weight, bias)
         else:
-            x = self._conv_forward(x, scaled(self.weight, scale), bias)
+            x = self._conv_forward(x, weight, bias)
         return x if self.activation is None else self.activation(x)
 
     def scale_and_bias(self) -> tuple[Tensor, Tensor]:
@@ -154,47 +155,6 @@ class FoldedConv2d(Conv2d):
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = norm.bias - norm.running_mean * scale
         return scale, bias if self.bias is None else bias + self.bias * scale
-
-
-class FoldedConvolution(torch.autograd.Function):
-    """Convolution whose weight is scaled per output channel, in the forward and backward pass.
-
-    The scaled weight, as large as the weight itself, is not stored for the backward pass.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, conv: Conv2d
-    ) -> Tensor:
-        """Convolve (B, C, H, W) maps; scale and bias are (C'), conv holds the settings."""
-        ctx.save_for_backward(x, weight, scale)
-        ctx.settings = conv.stride, conv.padding, conv.dilation, conv.groups
-        return F.conv2d(x, scaled(weight, scale), bias, *ctx.settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, weight and bias."""
-        x, weight, scale = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.settings
-        dtype = gradient.dtype
-        if x.shape[-1] == 1:  # oneDNN leaves parts of a bfloat16 gradient unwritten there
-            dtype = precision(dtype)
-        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient.to(dtype),
-            x.to(dtype),
-            scaled(weight, scale).to(dtype),
-            [len(weight)],
-            stride,
-            padding,
-            dilation,
-            False,
-            [0, 0],
-            groups,
-            [ctx.needs_input_grad[i] for i in (0, 1, 3)],
-        )
-        of_weight = None if of_weight is None else scaled(of_weight.to(weight.dtype), scale)
-        return of_x, of_weight, None, of_bias, None
 
 
 def scaled(weight: Tensor, scale: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from .layers import at_least
 LEARNED = "queries.reference.weight"  # key of the boxes of a LearnedReference in a checkpoint
 
 
-class LearnedReference(nn.Module):
-    """Queries with learned reference boxes.
+class ReferenceQueries(nn.Module):
+    """Base of queries with zero content and the same reference boxes for each image.
 
     Args:
         num_queries: N.
@@ -35,14 +35,29 @@ class LearnedReference(nn.Module):
         at_least(1, num_queries=num_queries, dim=dim)
         self.num_queries = num_queries
         self.dim = dim
-        self.reference = nn.Embedding(num_queries, 4)  # normal(0, 1) logits of the boxes
+
+    def logits(self) -> Tensor:
+        """Return the (N, 4) logits of the reference boxes."""
+        raise NotImplementedError
 
     def forward(self, pyramid: Sequence[FeatureLevel]) -> Queries:
-        """Return the same queries for each image of the pyramid."""
-        return empty_queries(self.reference.weight, pyramid, self.dim)
+        """Return the queries of each image of the pyramid."""
+        reference = self.logits().expand(pyramid[0].tokens.shape[0], -1, -1)
+        return Queries(reference.new_zeros(*reference.shape[:2], self.dim), reference)
 
 
-class FixedReference(nn.Module):
+class LearnedReference(ReferenceQueries):
+    """Queries with learned reference boxes."""
+
+    def __init__(self, num_queries: int, dim: int):
+        super().__init__(num_queries, dim)
+        self.reference = nn.Embedding(num_queries, 4)  # normal(0, 1) logits of the boxes
+
+    def logits(self) -> Tensor:
+        return self.reference.weight
+
+
+class FixedReference(ReferenceQueries):
     """Queries whose reference boxes are a buffer, which training does not change.
 
     Args:
@@ -54,24 +69,15 @@ class FixedReference(nn.Module):
     reference: Tensor
 
     def __init__(self, reference: Tensor, dim: int, persistent: bool = True):
-        super().__init__()
-        at_least(1, num_queries=len(reference), dim=dim)
-        self.num_queries = len(reference)
-        self.dim = dim
+        super().__init__(len(reference), dim)
         self.register_buffer("reference", reference, persistent)
 
-    def forward(self, pyramid: Sequence[FeatureLevel]) -> Queries:
-        """Return the same queries for each image of the pyramid."""
-        return empty_queries(self.reference, pyramid, self.dim)
+    def logits(self) -> Tensor:
+        return self.reference
 
 
 class CentredReference(FixedReference):
-    """Queries of the original DETR, which has no reference boxes: all of them at the centre.
-
-    Args:
-        num_queries: N.
-        dim: C.
-    """
+    """Queries of the original DETR, which has no reference boxes: all of them at the centre."""
 
     def __init__(self, num_queries: int, dim: int):
         super().__init__(torch.zeros(num_queries, 4), dim, persistent=False)
@@ -129,10 +135,3 @@ def read_reference(path: str) -> Tensor:
             "reference boxes"
         )
     return state[LEARNED].float()
-
-
-def empty_queries(reference: Tensor, pyramid: Sequence[FeatureLevel], dim: int) -> Queries:
-    """Queries of zero content with the same (N, 4) reference boxes for each image."""
-    batch_size = pyramid[0].tokens.shape[0]
-    content = reference.new_zeros(batch_size, len(reference), dim)
-    return Queries(content, reference.expand(batch_size, -1, -1))

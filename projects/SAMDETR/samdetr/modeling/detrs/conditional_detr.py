@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ...structures import AlignedQueries, FeatureLevel, Predictions, Queries
-from ..attention import SelfAttention, attend, check_heads, merge_heads, split_heads
+from ..attention import Attention, SelfAttention, check_heads, split_heads
 from ..decoder import MAX_REFERENCE, Decoder, DecoderLayer, PredictionHead
 from ..layers import at_least, at_least_float32, xavier_matrices_
 from ..position import LearnedQueryPosition, check_sine_dim, sine
@@ -84,7 +84,7 @@ class ConditionalSelfAttention(SelfAttention):
         return super().forward(x, position.chunk(2, dim=-1)[0], mask)
 
 
-class ConditionalCrossAttention(nn.Module):
+class ConditionalCrossAttention(Attention):
     """Queries and keys concatenate a content and a spatial part within each head.
 
     The spatial part of a query is its target, the second half of its position; the first half,
@@ -113,10 +113,6 @@ class ConditionalCrossAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Zero the bias of the output; the projections keep their initialisation."""
-        nn.init.zeros_(self.output.bias)
-
     def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
         """Return (B, N, C)."""
         position, target = aligned.position.squeeze(2).chunk(2, dim=-1)
@@ -125,9 +121,7 @@ class ConditionalCrossAttention(nn.Module):
         query = self._joined(query, self.query_target(target))
         key = self._joined(key, key_position)
         value = split_heads(self.value(level.tokens), self.num_heads)
-        dropout = self.dropout.p if self.training else 0.0
-        x = attend(query, key, value, self.prior(aligned, level), dropout)
-        return self.dropout(self.output(merge_heads(x)))
+        return self.attend(query, key, value, self.prior(aligned, level))
 
     def contents(
         self, x: Tensor, position: Tensor, tokens: Tensor, key_position: Tensor
