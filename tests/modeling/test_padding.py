@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from test_pooler import every_box
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -46,8 +45,7 @@ def test_encodings_are_zero_on_padding_and_else_those_of_the_released_models(siz
 def test_regions_of_a_padded_map_are_those_of_the_map_alone(size, traced, monkeypatch):
     if traced:  # by products then, as on a GPU
         monkeypatch.setattr("samdetr.modeling.ops.roi_align.eager_on_cpu", lambda device: False)
-    level, boxes = make_level(9, 11, [(9, 11), (4, 6)], dim=5), make_boxes(2, 40)
-    boxes = torch.cat([every_box(), boxes], dim=1)
+    level, boxes = make_level(9, 11, [(9, 11), (4, 6)], dim=5), make_boxes(2, 60)
     bins = UnpaddedPooler(size)(boxes, level).bins()
     for image, (rows, columns) in enumerate([(9, 11), (4, 6)]):
         tokens = level.tokens[image].unflatten(0, (9, 11))[:rows, :columns].flatten(0, 1)
