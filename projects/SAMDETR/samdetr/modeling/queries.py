@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 
 import torch
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from ..convert import read_state_dict
 from ..structures import Queries
-from ..urls import PathManager
 from .arguments import at_least
 
 LEARNED = "queries.reference.weight"  # the boxes of a LearnedReference in a checkpoint
