@@ -67,7 +67,7 @@ MUTANTS = (
     Mutant("modeling/meta_arch.py", "_mean) / self", "_mean) * self", "test_meta_arch"),
     Mutant("data/reading.py", "// 256", "% 256", "test_image_kinds"),
     Mutant("data/loader.py", "processes + comm", "processes - comm", "test_data_loading"),
-    Mutant("saving.py", "number < int", "number > int", "test_saving"),
+    Mutant("checkpoint.py", "x < last", "x > last", "test_saving"),
 )
 
 

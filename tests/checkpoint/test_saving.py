@@ -4,8 +4,7 @@ import logging
 
 import pytest
 
-from samdetr.checkpoint import Checkpointer
-from samdetr.saving import fault_of, numbered_checkpoints
+from samdetr.checkpoint import Checkpointer, damage_of
 from toy import ToyModel
 
 
@@ -22,12 +21,12 @@ def damage(path):
     with path.open("r+b") as file:
         file.seek(100)
         file.write(b"\0\xff")
-    assert fault_of(path) == "is damaged (its checksum differs)"
+    assert damage_of(path) == "is damaged (its checksum differs)"
 
 
 def test_the_checkpoint_that_is_named_is_the_newest_if_it_is_whole(checkpointer, tmp_path):
     assert checkpointer.newest() == str(tmp_path / "model_0000005.pth")
-    assert [number for number, _ in numbered_checkpoints(tmp_path)] == [2, 5, 8]
+    assert [int(x[-11:-4]) for x in checkpointer.numbered()] == [2, 5, 8]
 
 
 def test_in_place_of_a_damaged_one_is_the_one_before_and_none_of_later(

@@ -85,7 +85,7 @@ def test_what_stays_random_is_logged(tmp_path, caplog):
 
 def test_a_backbone_is_no_model_to_evaluate(tmp_path):
     path = saved(tmp_path, of_backbone(ToyModel()))
-    with pytest.raises(CheckpointError, match=r"4 missing: .*head\.bias \(a backbone's file"):
+    with pytest.raises(CheckpointError, match=r"4 missing: .*head\.bias \(it is a backbone's file"):
         Checkpointer(ToyModel()).load(path)
 
 

@@ -14,7 +14,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
-import samdetr.saving as saving
+import samdetr.checkpoint as checkpoint
 from interruption import (
     assert_same_run,
     finish,
@@ -77,8 +77,8 @@ def killing(function, number, calls):
 def killed_at_call(cfg, number=0):
     """Train until something is written, flushed, renamed or deleted for a number of times."""
     calls = []
-    saving.HashingFile.write = killing(saving.HashingFile.write, number, calls)
-    saving.os.fsync = killing(os.fsync, number, calls)
+    checkpoint.sha256 = killing(checkpoint.sha256, number, calls)
+    checkpoint.os.fsync = killing(os.fsync, number, calls)
     for name in ("replace", "unlink"):
         setattr(Path, name, killing(getattr(Path, name), number, calls))
     train(cfg, True)

@@ -27,8 +27,8 @@ from interruption import (
     rows,
     toy,
 )
+from samdetr.checkpoint import Checkpointer
 from samdetr.engine import Trainer, TrainingError, train
-from samdetr.saving import AtomicCheckpointer
 from toy import ToyModel
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ MOMENTS = {
     "when metrics are read": lambda: before(Trainer, "read_metrics"),
     "in evaluation": lambda: before(Measure, "process"),
     "before results are gathered": lambda: before(Measure, "evaluate"),
-    "while saving": lambda: before(AtomicCheckpointer, "tag_last_checkpoint"),
+    "while saving": lambda: before(Checkpointer, "tag_last_checkpoint"),
 }
 
 

@@ -1,55 +1,159 @@
-"""Loading checkpoints: all of one, or an error that says what differs.
+"""Checkpoints: written whole or not at all, loaded completely or refused, no code run.
 
+A checkpoint is a `.pth` file of Detectron2 with its SHA-256 beside it, for `sha256sum -c`.
 Detectron2's checkpointer fills what fits and warns about the rest; a detector loaded from another
-variant's file then runs and finds nothing. Here a file fits, or it is an error.
-
-A file may come from anybody: nothing in it is run, whatever its format.
+variant's file then runs and finds nothing. Here a file that does not fit the model is an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
+import numpy as np
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+from torch import Tensor
 
-from .errors import SamdetrError
-from .saving import AtomicCheckpointer
-from .tensors import entries, matched_by_heuristics, plain_weights
-from .unpickling import load_arrays
-from .urls import PathManager, UrlError
+from .errors import CheckpointError, MissingCheckpointError
 
-BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 has the last stage in its heads
+NUMBERED = re.compile(r"model_\d{7}\.pth$")  # a periodic checkpoint
+BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 models keep res5 in the head
 PYRAMID = ("backbone.fpn_", "backbone.top_block.")  # a backbone's file has no feature pyramid
-# Buffers that a config gives anyway, or that frozen and running statistics do not need.
+# Buffers that the config sets anyway, or that frozen and running statistics do not need.
 TOLERATED = ("pixel_mean", "pixel_std", "num_batches_tracked")
-TRAINING_ONLY = "denoising."  # a model without denoising queries loads a file with them
-# In the names of what has a row for each class: the logits, and the labels of denoising queries.
+TRAINING_ONLY = "denoising."  # a model without denoising loads the file of a model with it
+# Parameters with a row per class: the classifier, and the label embedding of denoising queries.
 OF_CLASSES = (".classes.", "denoising.labels.")
-LISTED = 8  # keys named in an error
+HEURISTICS = "matching_heuristics"  # asks Detectron2 to match keys by their suffixes
 FOREIGN = (
-    " (no key fits: a backbone's own file needs ?matching_heuristics=True after its path, one of "
+    f" (no key fits: a backbone's own file needs ?{HEURISTICS}=True after its path, one of "
     "another code base a conversion by tools/convert_checkpoint.py)"
 )
 
 
-class CheckpointError(SamdetrError):
-    """A checkpoint that is not there, cannot be read or does not fit the model."""
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickler for NumPy arrays in plain containers; refuses every other class or function."""
+
+    CORE = "numpy._core" if int(np.__version__.split(".")[0]) > 1 else "numpy.core"
+    ALLOWED = (
+        *("numpy.ndarray", "numpy.dtype", f"{CORE}.multiarray._reconstruct"),
+        *(f"{CORE}.multiarray.scalar", f"{CORE}.numeric._frombuffer", "collections.OrderedDict"),
+        *("_codecs.encode", "__builtin__.bytes", "builtins.bytes"),  # bytes in older protocols
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return an allowed class or function. Raises pickle.UnpicklingError for any other."""
+        # NumPy 2 renamed numpy.core to numpy._core; files have either name.
+        module = re.sub(r"^numpy\._?core\b", self.CORE, module)
+        if f"{module}.{name}" not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array")
+        return super().find_class(module, name)
 
 
-class MissingCheckpointError(CheckpointError):
-    """A checkpoint that is not there or cannot be fetched."""
+def load_file(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running code from it.
+
+    Args:
+        path: file or URL: a `.pkl` of Detectron2's or Detectron's model zoo, a `.pyth` of pycls, a
+            `.safetensors`, or with any other suffix a file of `torch.save` that holds a state dict,
+            alone or under "model".
+
+    Returns:
+        The content, with "model": the tensors by name. "matching_heuristics" is true if Detectron2
+        has to match the names by their suffixes.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable or holds no state dict.
+    """
+    local = _local_path(str(path))
+    readers = {".pkl": _read_pickle, ".pyth": _read_pycls, ".safetensors": _read_safetensors}
+    try:
+        content = readers.get(Path(local).suffix, _read_torch)(local)
+    except Exception as error:  # unpickling damaged bytes can raise anything
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_reason(error)}") from error
+    if isinstance(content, dict) and "model" not in content:
+        content = {"model": content}
+    weights = content["model"] if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not weights:
+        raise CheckpointError(f"{path} holds no weights, alone or under 'model'")
+    for name, value in weights.items():  # in place: torch keeps versions in an attribute
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            weights[name] = torch.from_numpy(value.copy())
+        elif not isinstance(value, Tensor) or not isinstance(name, str):
+            raise CheckpointError(
+                f"{path} holds no weights, alone or under 'model': {name} is a "
+                f"{type(value).__name__}, expected tensors by name"
+            )
+    return content
+
+
+def _read_pickle(path: str) -> Any:
+    with open(path, "rb") as file:
+        content = ArrayUnpickler(file, encoding="latin1").load()  # as Detectron2 reads Python 2's
+    if "model" in content and "__author__" in content:
+        return content
+    weights = content.get("blobs", content)
+    weights = {key: value for key, value in weights.items() if not key.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", HEURISTICS: True}
+
+
+def _read_pycls(path: str) -> Any:
+    weights = _read_torch(path)["model_state"]
+    weights = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    return {"model": weights, "__author__": "pycls", HEURISTICS: True}
+
+
+def _read_safetensors(path: str) -> Any:
+    from safetensors import safe_open  # an extra: pip install samdetr[convert]
+
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {"model": weights, HEURISTICS: (file.metadata() or {}).get(HEURISTICS) == "True"}
+
+
+def _read_torch(path: str) -> Any:
+    # DETR and its descendants store their command line beside the weights.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read as part of a sentence; torch's own message fills a page."""
+    if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"it holds {refused[1]}, which is not a tensor and could run code"
+    lines = str(error).splitlines() or [""]
+    unknown = not lines[0] or lines[0].startswith("Weights only load failed")
+    return f"its format is unknown ({type(error).__name__})" if unknown else lines[0]
+
+
+def _local_path(path: str) -> str:
+    """Return the file of a path or URL, downloaded. Raises MissingCheckpointError without one."""
+    try:
+        local = PathManager.get_local_path(path)
+    except Exception as error:  # handlers of URLs raise OSError, HTTPException, ValueError, ...
+        raise MissingCheckpointError(f"{path} cannot be fetched ({error})") from error
+    if not os.path.isfile(local):
+        raise MissingCheckpointError(f"{path} is not a file")
+    return str(local)
 
 
 class Difference(NamedTuple):
-    """How a file and a model differ.
+    """Difference between the keys of a file and those of a model.
 
     Fields:
         loaded: keys that were filled.
-        missing: keys of the model that the file has not.
-        unexpected: keys of the file that the model has not.
+        missing: keys of the model that are not in the file.
+        unexpected: keys of the file that are not in the model.
         shapes: key, shape in the file, shape in the model.
     """
 
@@ -73,7 +177,7 @@ class Difference(NamedTuple):
 
     @property
     def classes(self) -> tuple[int, int] | None:
-        """Classes of the file and of the model, if nothing but their number differs."""
+        """Number of classes of the file and of the model, if nothing else differs."""
         numbers = {
             (shape[0], wanted[0])
             if shape[1:] == wanted[1:] and any(part in key for part in OF_CLASSES)
@@ -86,11 +190,11 @@ class Difference(NamedTuple):
 
     @property
     def fills_backbone_only(self) -> bool:
-        """If the backbone, or a part of it, is all that was filled."""
+        """True if only keys of the backbone were filled."""
         return bool(self.loaded) and all(key.startswith(BACKBONE) for key in self.loaded)
 
     def of_backbone(self) -> Difference:
-        """The part that concerns the backbone; a classifier's head in the file does not."""
+        """Return the part about the backbone; a classifier in its file does not matter."""
         return Difference(
             self.loaded,
             [x for x in self.missing if x.startswith(BACKBONE) and not x.startswith(PYRAMID)],
@@ -98,177 +202,202 @@ class Difference(NamedTuple):
             [row for row in self.shapes if row[0].startswith(BACKBONE)],
         )
 
+    @classmethod
+    def of(cls, model_keys: Sequence[str], found: Any) -> Difference:
+        """Return the difference that Detectron2 reports, without keys that do not matter."""
+        shapes = found.incorrect_shapes
+        misshapen = {key for key, *_ in shapes}  # Detectron2 counts them as missing, too
+        missing = [key for key in found.missing_keys if key not in misshapen]
+        return cls(
+            [key for key in model_keys if key not in misshapen.union(missing)],
+            [key for key in missing if not key.endswith(TOLERATED)],
+            [
+                key
+                for key in found.unexpected_keys
+                if not key.endswith(TOLERATED) and not key.startswith(TRAINING_ONLY)
+            ],
+            shapes,
+        )
 
-class Checkpointer(AtomicCheckpointer):
-    """Detectron2's checkpointer, strict: every key of the model is filled and none is left over."""
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def _listed(keys: Sequence[str], most: int = 8) -> str:
+    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")
+
+
+class Checkpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with atomic saving and strict loading: every key must match."""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write model, checkpointables and `kwargs` to `name`.pth and tag it as the last one.
+
+        Raises:
+            OSError: if it cannot be written; a previous file of this name is then unchanged.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        state = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        with replacing(path) as file:
+            torch.save({"model": self.model.state_dict(), **state, **kwargs}, file)
+            # A crash before the next file is written leaves a checkpoint without a checksum,
+            # never one with the checksum of another.
+            checksum_file(path).unlink(missing_ok=True)
+        with replacing(checksum_file(path)) as file:
+            file.write(f"{sha256(path)}  {path.name}\n".encode())
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of the last checkpoint to `last_checkpoint`."""
+        with replacing(Path(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename.encode())
+
+    def numbered(self) -> list[str]:
+        """Return the paths of the periodic checkpoints, in the order of their iterations."""
+        return sorted(path for path in self.get_all_checkpoint_files() if NUMBERED.search(path))
+
+    def newest(self) -> str:
+        """Return the path of the last checkpoint, or of the one before it if that is damaged.
+
+        Returns:
+            "" if the folder has no checkpoint.
+
+        Raises:
+            OSError: if there are checkpoints and all are damaged.
+        """
+        if not self.has_checkpoint():
+            return ""
+        last = self.get_checkpoint_file()
+        others = [x for x in self.numbered() if x < last or not NUMBERED.search(last)]
+        for path in [last, *reversed(others)]:
+            damage = damage_of(Path(path))
+            if not damage:
+                return path
+            self.logger.warning("%s %s: trying the checkpoint before it", path, damage)
+        raise OSError(
+            f"{self.save_dir} has no checkpoint that is whole: {last} {damage_of(Path(last))}, "
+            "and there is none before it; without --resume training begins anew"
+        )
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Fill the model, and the checkpointables that the file holds.
 
         Args:
-            path: file or URL, as in Detectron2; "" loads nothing.
+            path: file or URL, with "?matching_heuristics=True" as in Detectron2; "" loads nothing.
+            checkpointables: names of those to load; all by default.
 
         Returns:
-            What else the file holds.
+            The rest of the file's content.
 
         Raises:
-            CheckpointError: if the file is not there, cannot be read or does not fit.
+            CheckpointError: if the file is missing, unreadable or does not fit.
         """
-        _fetch(path or "")
-        self._source = path
+        if not path:
+            return {}
+        self.logger.info("Loading from %s", path)
+        content = load_file(path.removesuffix(f"?{HEURISTICS}=True"))
+        if path.endswith(f"?{HEURISTICS}=True"):
+            content[HEURISTICS] = True
+        keys = list(self.model.state_dict())
         try:
-            return super().load(path, *args, **kwargs)
+            # Private, but the method that fvcore and Detectron2 share to fill a model.
+            found = self._load_model(content)
+            self._judge(Difference.of(keys, found), path)
+            for key in self.checkpointables if checkpointables is None else checkpointables:
+                if key in content:
+                    self.checkpointables[key].load_state_dict(content.pop(key))
         except CheckpointError:
             raise
-        except Exception as error:  # of a state for the trainer, of Detectron2's heuristics
+        except Exception as error:  # from Detectron2's heuristics or torch's optimisers
             raise CheckpointError(f"{path} cannot be loaded: {_reason(error)}") from error
-        finally:
-            self._parsed_url_during_load = None  # what a failed load leaves behind
+        return content
 
-    def get_checkpoint_file(self) -> str:
-        """The last checkpoint of the folder.
-
-        Raises:
-            CheckpointError: if `last_checkpoint` does not name a file in it.
-        """
-        try:
-            path = super().get_checkpoint_file()
-        except UnicodeDecodeError as error:
-            raise CheckpointError(f"{self.save_dir}/last_checkpoint is no text: {error}") from error
-        name = path.removeprefix(self.save_dir).lstrip("/")
-        if path and (name in ("", ".", "..") or os.path.basename(name) != name):
-            raise CheckpointError(
-                f"{self.save_dir}/last_checkpoint names {path!r}, expected a file beside it"
-            )
-        return path
-
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        try:
-            content = self._read(filename)
-        except Exception as error:  # an unpickler of other bytes ends in errors of many types
-            raise CheckpointError(
-                f"{filename} cannot be read as a checkpoint: {_reason(error)}"
-            ) from error
-        try:
-            content = entries(content)
-            matched_by_heuristics(content)
-            return {**content, "model": plain_weights(content.get("model"))}
-        except ValueError as error:
-            raise CheckpointError(
-                f"{filename} holds no weights that can be loaded, alone or under 'model': {error}"
-            ) from error
-
-    def _read(self, filename: str) -> Any:
-        """As in Detectron2, of whose formats three are pickles."""
-        if filename.endswith(".pkl"):
-            return _of_zoo(load_arrays(filename))
-        if filename.endswith(".pyth"):
-            return _of_pycls(self._torch_load(filename))
-        return super()._load_file(filename)
-
-    def _torch_load(self, f: str) -> Any:
-        # Files of DETR and its kin hold their command line beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(f, map_location="cpu", weights_only=True)
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> None:
-        keys = self.model.state_dict().keys()
-        found = super()._load_model(checkpoint)
-        misshapen = {key for key, *_ in found.incorrect_shapes}  # these count as missing too
-        missing = [key for key in found.missing_keys if key not in misshapen]
-        self._judge(
-            Difference(
-                loaded=[key for key in keys if key not in misshapen.union(missing)],
-                missing=[key for key in missing if not key.endswith(TOLERATED)],
-                unexpected=[
-                    key
-                    for key in found.unexpected_keys
-                    if not key.endswith(TOLERATED) and not key.startswith(TRAINING_ONLY)
-                ],
-                shapes=found.incorrect_shapes,
-            )
-        )
-        # Returns nothing: there is no difference left for the base class to warn about.
-
-    def _judge(self, difference: Difference) -> None:
-        hint = ""
-        if difference.fills_backbone_only:
-            hint = " (a backbone's file, which training can start from, no more)"
-        elif not difference.loaded and not difference.shapes:
-            hint = FOREIGN
-        self._refuse(difference, hint)
-
-    def _refuse(self, difference: Difference, hint: str = "") -> None:
+    def _judge(self, difference: Difference, path: str) -> None:
         if not difference:
             return
         reason = str(difference)
         if difference.classes:
             in_file, in_model = difference.classes
             reason = f"it has {in_file} classes and the model has model.num_classes={in_model}"
-        raise CheckpointError(f"{self._source} does not fit the model: {reason}{hint}")
+        elif difference.fills_backbone_only and difference.unexpected + difference.missing:
+            reason += " (it is a backbone's file, which training can start from)"
+        elif not difference.loaded and not difference.shapes:
+            reason += FOREIGN
+        raise CheckpointError(f"{path} does not fit the model: {reason}")
 
 
 class InitialCheckpointer(Checkpointer):
-    """What training starts from: a whole model, a model of other classes, or a backbone alone.
+    """Loads what training starts from: a whole model, one of other classes, or a backbone alone.
 
-    What has a row for each class keeps its initial values where the file has other classes.
+    Parameters with a row per class keep their initial values if the file has other classes.
     """
 
-    def _judge(self, difference: Difference) -> None:
+    def _judge(self, difference: Difference, path: str) -> None:
         if difference.fills_backbone_only:
-            self._refuse(difference.of_backbone())
-            parts = sorted({key.split(".")[0] for key in difference.missing})
-            self.logger.info(
-                "%s fills the backbone; random weights remain in %s",
-                self._source,
-                ", ".join(parts),
-            )
+            super()._judge(difference.of_backbone(), path)
+            parts = ", ".join(sorted({key.split(".")[0] for key in difference.missing}))
+            self.logger.info("%s fills the backbone; random weights remain in %s", path, parts)
         elif difference.classes:
             self.logger.info(
                 "%s has %d classes and the model has %d: random weights remain in %s",
-                self._source,
+                path,
                 *difference.classes,
                 _listed([key for key, *_ in difference.shapes]),
             )
         else:
-            super()._judge(difference)
+            super()._judge(difference, path)
 
 
-def _of_zoo(content: Any) -> dict[str, Any]:
-    """A file of Detectron2's zoo, or of Detectron's, as Detectron2 reads them."""
-    content = entries(content)
-    if "model" in content and "__author__" in content:
-        return content
-    weights = entries(content.get("blobs", content), "'blobs'")
-    weights = {key: value for key, value in weights.items() if not str(key).endswith("_momentum")}
-    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+def checksum_file(path: Path) -> Path:
+    """Return the path of the file with the checksum of a checkpoint."""
+    return path.with_name(path.name + ".sha256")
 
 
-def _of_pycls(content: Any) -> dict[str, Any]:
-    """A file of pycls, as Detectron2 reads it."""
-    weights = entries(entries(content).get("model_state"), "'model_state'")
-    weights = {k: v for k, v in weights.items() if not str(k).endswith("num_batches_tracked")}
-    return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def damage_of(path: Path) -> str:
+    """Return how a checkpoint is damaged; "" if it has its checksum, or none to compare with."""
+    if not path.is_file():
+        return "is not a file"
+    checksum = checksum_file(path)
+    if not checksum.is_file() or checksum.read_bytes().split()[:1] == [sha256(path).encode()]:
+        return ""
+    return "is damaged (its checksum differs)"
 
 
-def _listed(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:LISTED]) + (", ..." if len(keys) > LISTED else "")
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that replaces `path` once it is complete and on the disk.
 
-
-def _fetch(path: str) -> None:
-    """Download `path` if it is a URL, and check that it is a file."""
-    file = path.partition("?")[0]
+    Raises:
+        OSError: with the path, if it cannot be written; `path` is then unchanged.
+    """
+    partial = path.with_name(path.name + ".partial")
     try:
-        local = PathManager.get_local_path(file) if file else ""
-    except OSError as error:
-        raise MissingCheckpointError(f"{file} cannot be fetched ({error})") from error
-    except UrlError as error:
-        raise MissingCheckpointError(str(error)) from error
-    except ValueError as error:  # of iopath's other handlers
-        raise MissingCheckpointError(f"{file} cannot be fetched ({error})") from error
-    if file and not os.path.isfile(local):
-        raise MissingCheckpointError(f"{file} is not a file")
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        # torch.save hides the OSError of a file, which has no name, in a RuntimeError.
+        reason = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(reason, OSError) and reason.errno and reason.filename is None:
+            raise OSError(reason.errno, reason.strerror, str(path)) from error
+        raise
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name is on the disk, too
+        finally:
+            os.close(folder)
+    except OSError as error:  # network drives refuse it, Windows opens no folders
+        warnings.warn(f"{path.parent} cannot be flushed to the disk: {error}", stacklevel=3)

@@ -1,6 +1,6 @@
-"""Errors that whoever runs a command can put right, and how a command ends with one of them.
+"""Exceptions for user errors, and how commands report them.
 
-Anything else is a fault of the code and keeps its traceback.
+Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,59 +11,82 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-EXIT_CODE = 2  # argparse's, for what it refuses itself
+EXIT_CODE = 2  # the same as argparse's
 
 
 class SamdetrError(ValueError):
-    """Input that cannot be used; the message names it, its value and what would be right."""
+    """Unusable input; the message names it, its value and what would be right."""
 
 
 class ConfigError(SamdetrError):
     """A config file or an override that cannot work."""
 
 
+class DataError(SamdetrError):
+    """A data set that is missing, unreadable or does not fit the model."""
+
+
+class ImageError(OSError, SamdetrError):
+    """An image that is missing, broken, too large or not convertible to RGB."""
+
+
 class InputError(SamdetrError):
-    """An input or output path that cannot be used."""
+    """An input path or an output path of a command that cannot be used."""
+
+
+class CheckpointError(SamdetrError):
+    """A checkpoint that is missing, unreadable or does not fit the model."""
+
+
+class MissingCheckpointError(CheckpointError):
+    """A checkpoint that does not exist or cannot be downloaded."""
+
+
+class ConversionError(SamdetrError):
+    """Weights that cannot be read, converted or written."""
 
 
 class ExportError(SamdetrError):
-    """A model or an output that cannot be exported."""
+    """A model or a request that cannot be exported."""
 
 
 class DisagreementError(ExportError):
     """An exported file whose detections differ from the model's."""
 
 
-# What is missing is a file or an extra of this package.
-FAULTS = (SamdetrError, OSError, ModuleNotFoundError)
+class TrainingError(RuntimeError):
+    """A run that cannot continue; the message gives the cause and the checkpoint to resume from."""
+
+
+REPORTED = (SamdetrError, OSError, ModuleNotFoundError)  # missing files and extras too
 
 
 @contextmanager
 def refusing(program: str) -> Iterator[None]:
-    """End the process with one sentence and `EXIT_CODE` if one of `FAULTS` is raised inside.
+    """Print a user error as one line and exit with `EXIT_CODE`.
 
     Args:
-        program: name of the command, which the sentence begins with.
+        program: name of the command, the prefix of the line.
     """
     try:
         yield
-    except FAULTS as error:
+    except REPORTED as error:
         print(f"{program}: {sentence(error)}", file=sys.stderr)
         sys.exit(EXIT_CODE)
 
 
 def sentence(error: Exception) -> str:
-    """What an error says, in one line; a name from a file cannot steer the terminal in it."""
+    """Return the message of an error as one printable line."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return printable(f"{error.filename}: {error.strerror}")
     lines = [line.strip() for line in str(error).splitlines()]
-    if lines and lines[0].startswith("Caught "):  # by a worker of a loader, with its traceback
+    if lines and lines[0].startswith("Caught "):  # from a DataLoader worker, with its traceback
         lines = [line for line in lines if line][-1:]
     return printable(" ".join(lines))
 
 
 def printable(text: str) -> str:
-    """The text with control characters, and those that turn the writing direction, as escapes."""
+    """Escape control characters and bidirectional marks, e.g. those in names read from a file."""
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ..errors import SamdetrError
+from ..errors import ConversionError
 
 StateDict = dict[str, Tensor]
 # Their name and ours, of a module or of one parameter; "#" is a number that both have.
@@ -19,10 +19,6 @@ Pairs = Sequence[tuple[str, str]]
 Rules = list[tuple[str, str]]  # pattern and replacement, applied to a name in turn
 
 LISTED = 8  # names in an error
-
-
-class ConversionError(SamdetrError):
-    """Weights that cannot be read, converted or written."""
 
 
 def rules(pairs: Pairs) -> Rules:

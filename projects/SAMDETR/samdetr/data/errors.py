@@ -6,12 +6,7 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import SamdetrError
-
-
-class DataError(SamdetrError):
-    """A data set that is not there, cannot be read or does not fit the model."""
-
+from ..errors import DataError
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200

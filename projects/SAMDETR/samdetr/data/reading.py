@@ -15,7 +15,7 @@ from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..errors import SamdetrError
+from ..errors import ImageError
 from .jpeg2000 import check_blocks
 
 # The formats of photographs. Pillow knows many more, some of which run programs (EPS).
@@ -32,10 +32,6 @@ _ORIENTATIONS = {
 }
 _TILE_SIDES = (322, 323)  # tags of TIFF
 _BYTES = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4, 16: 8, 17: 8}  # of TIFF's types of integers
-
-
-class ImageError(OSError, SamdetrError):
-    """An image that is missing, broken, too large or of a kind that cannot become RGB."""
 
 
 def read_image(

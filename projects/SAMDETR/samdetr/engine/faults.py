@@ -13,19 +13,16 @@ import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
-from ..saving import AtomicCheckpointer
+from ..checkpoint import Checkpointer
+from ..errors import TrainingError
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 WORKER = re.compile(r"DataLoader worker.* (is killed by|exited unexpectedly)")
 CONNECTION = re.compile("gloo|NCCL|[Cc]onnection (closed|reset)")
 
 
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says why, and from which checkpoint it can later."""
-
-
 @contextmanager
-def explained(checkpointer: AtomicCheckpointer, resumable: bool = True) -> Iterator[None]:
+def explained(checkpointer: Checkpointer, resumable: bool = True) -> Iterator[None]:
     """Turn the faults that are known into a `TrainingError`; others pass.
 
     Args:
@@ -70,7 +67,7 @@ def reason_of(error: Exception, folder: str) -> str:
     return ""
 
 
-def what_is_left(checkpointer: AtomicCheckpointer) -> str:
+def what_is_left(checkpointer: Checkpointer) -> str:
     """Which checkpoint `--resume` goes on from."""
     try:
         newest = checkpointer.newest()
@@ -95,7 +92,7 @@ def killed_process(error: ProcessExitedException, folder: str) -> str:
         error: of the process that has started it.
         folder: of the run's checkpoints.
     """
-    left = what_is_left(AtomicCheckpointer(nn.Module(), folder))
+    left = what_is_left(Checkpointer(nn.Module(), folder))
     return (
         f"process {error.error_index} of this run (pid {error.error_pid}) was killed by "
         f"{error.signal_name}. If that was nobody, memory was short (`dmesg` tells); {left}"

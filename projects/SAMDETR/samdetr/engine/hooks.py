@@ -12,8 +12,7 @@ from typing import Any
 from detectron2.engine import hooks
 from detectron2.utils import comm
 
-from ..checkpoint import Checkpointer, CheckpointError
-from ..saving import delete_checkpoint, numbered_checkpoints, replacing
+from ..checkpoint import Checkpointer, CheckpointError, checksum_file, replacing
 from ..stopping import Stopped, StopRequest
 
 
@@ -42,10 +41,8 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     def before_train(self) -> None:
         """Find the checkpoints of the iterations before this one."""
         super().before_train()
-        numbered = numbered_checkpoints(Path(self.checkpointer.save_dir))
-        self.recent_checkpoints = [
-            str(path) for iteration, path in numbered if iteration < self.trainer.start_iter
-        ]
+        first = f"{self.checkpointer.save_dir}/{self.file_prefix}_{self.trainer.start_iter:07}"
+        self.recent_checkpoints = [x for x in self.checkpointer.numbered() if x < first]
 
     def after_step(self) -> None:
         """Save if that is due.
@@ -81,7 +78,9 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
     def _forget(self) -> None:
         while self.max_to_keep is not None and len(self.recent_checkpoints) > self.max_to_keep:
-            delete_checkpoint(Path(self.recent_checkpoints.pop(0)))
+            path = Path(self.recent_checkpoints.pop(0))
+            path.unlink(missing_ok=True)
+            checksum_file(path).unlink(missing_ok=True)
 
 
 class BestCheckpointer(hooks.BestCheckpointer):

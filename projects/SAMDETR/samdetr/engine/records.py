@@ -13,7 +13,7 @@ from detectron2.engine import default_writers, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 
-from ..saving import replacing
+from ..checkpoint import replacing
 
 METRICS = "metrics.json"
 WINDOW = 20  # iterations that Detectron2's writers smooth over

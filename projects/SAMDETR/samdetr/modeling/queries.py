@@ -12,11 +12,11 @@ import os
 from collections.abc import Sequence
 
 import torch
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from ..convert import read_state_dict
+from ..checkpoint import load_file
 from ..structures import FeatureLevel, Queries
-from ..urls import PathManager
 from .layers import at_least
 
 LEARNED = "queries.reference.weight"  # key of the boxes of a LearnedReference in a checkpoint
