@@ -35,7 +35,6 @@ ABLATIONS = sorted(f"ablations/{x.stem}" for x in (CONFIGS / "ablations").glob("
 VOC = sorted(f"voc/{x.stem}" for x in (CONFIGS / "voc").glob("*.py"))
 MINI = sorted(f"mini/ablations/{x.stem}" for x in (CONFIGS / "mini" / "ablations").glob("*.py"))
 SIZES = ((64, 48), (40, 56), (32, 72))
-COUNTS = {"empty": (0, 0, 0), "half-empty": (3, 0, 1), "full": (4, 2, 30)}
 
 
 class Choice(NamedTuple):
@@ -186,11 +185,10 @@ def test_only_learned_boxes_are_trained(name, tmp_path):
     assert "queries.reference" + ".weight" * learned in model.state_dict()
 
 
-@pytest.mark.parametrize("kind", COUNTS)
 @pytest.mark.parametrize("name", MINI)
-def test_a_training_step_gives_every_parameter_a_finite_gradient(name, kind, tmp_path):
+def test_a_training_step_gives_every_parameter_a_finite_gradient(name, tmp_path):
     model = build(load(name, tmp_path), "cpu").train()
-    losses = model(make_batch(SIZES, COUNTS[kind]))
+    losses = model(make_batch(SIZES, (3, 0, 1)))
     sum(losses.values()).backward()
     assert len(losses) == 9
     for parameter, x in model.named_parameters():

@@ -36,7 +36,7 @@ FULL_SIZE = [  # test_ablations.py: the one whose boxes are in a checkpoint
 FULL_SIZE.remove("voc/sam_detr_pp_r50_smca_coco_boxes_50ep")
 TRAIN_IMAGES = 118_287  # of COCO train2017
 SIZES = ((64, 48), (40, 56), (32, 72))
-COUNTS = {"empty": (0, 0, 0), "half-empty": (3, 0, 1), "full": (4, 2, 30)}
+COUNTS = {"empty": (0, 0, 0), "full": (4, 0, 30)}
 
 
 def load(name: str):
@@ -150,7 +150,7 @@ def test_full_size_config_takes_a_step_at_reduced_size(name):
             assert x.grad is not None and x.grad.isfinite().all(), parameter
 
 
-@pytest.mark.parametrize("name", [x for x in MINI if "_pp" not in x and "deformable" not in x])
+@pytest.mark.parametrize("name", ["sam_detr_smca", "detr"])
 def test_other_backbones_slot_in_by_config(name):
     cfg = load(f"mini/{name}")
     cfg.model.backbone = L(FPN)(

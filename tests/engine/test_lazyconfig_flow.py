@@ -3,14 +3,14 @@
 The flow is that of Detectron2's `tools/lazyconfig_train_net.py`.
 """
 
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import (
     AMPTrainer,
     SimpleTrainer,
@@ -20,7 +20,7 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import inference_on_dataset
 
-from samdetr.data import load_detection_dataset
+from samdetr.data import SceneParameters, write_mini
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MINI = sorted(path.stem for path in (CONFIGS / "mini").glob("*.py"))
@@ -28,6 +28,8 @@ SETTINGS = [
     "dataloader.train.num_workers=0",
     "dataloader.train.total_batch_size=2",
     "dataloader.test.batch_size=2",
+    "dataloader.train.dataset.names=flow_train",
+    "dataloader.test.dataset.names=flow_val",
     "train.device=cpu",
     "train.log_period=1",
     "train.eval_period=0",
@@ -35,17 +37,23 @@ SETTINGS = [
 ]
 
 
-@cache
-def few(names):
-    """The first images of a data set, loaded once."""
-    return load_detection_dataset(names)[:4]
+@pytest.fixture(scope="module", autouse=True)
+def small_data_sets(tmp_path_factory):
+    """Few images, since COCO's metrics take seconds on those of `mini_val`."""
+    folder = tmp_path_factory.mktemp("flow")
+    write_mini(folder, SceneParameters(seed=1), {"train": 8, "val": 4})
+    for split in ("train", "val"):
+        register_coco_instances(
+            f"flow_{split}", {}, str(folder / f"{split}.json"), str(folder / split)
+        )
+    yield
+    for split in ("train", "val"):
+        DatasetCatalog.remove(f"flow_{split}")
+        MetadataCatalog.remove(f"flow_{split}")
 
 
 def config(name, folder, *overrides):
     cfg = LazyConfig.load(str(CONFIGS / "mini" / f"{name}.py"))
-    for part in ("train", "test"):
-        names = cfg.dataloader[part].dataset.names
-        cfg.dataloader[part].dataset = L(few)(names=names)
     overrides = [*SETTINGS, f"train.output_dir={folder}", *overrides]
     return LazyConfig.apply_overrides(cfg, overrides)
 

@@ -24,12 +24,9 @@ MODELS = [
     "detr",
     "smca_detr",
     "conditional_detr",
-    "dab_detr",
     "dn_detr",
     "deformable_detr",
-    "sam_detr",
     "sam_detr_smca",
-    "sam_detr_pp",
     "sam_detr_pp_smca_dn",
 ]
 STEPS, IMAGES = 30, 4

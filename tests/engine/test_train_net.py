@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyConfig
 from detectron2.utils.env import seed_all_rng
 
+import command_line
 from command_line import run_script
 from interruption import finish, start
 from samdetr.engine import build_model, evaluate, load_config, train
@@ -94,26 +94,6 @@ def test_two_processes_on_a_cpu_train_like_one_and_evaluate(tmp_path, monkeypatc
     assert "eta: 0:00:0" in output and "|  AP   |  AP50  |" in output
 
 
-def test_a_killed_run_goes_on_at_its_last_checkpoint(tmp_path, monkeypatch):
-    settings = [*SMALL, "train.max_iter=8", "train.checkpointer.period=2"]
-    command = ["--config-file", MINI, f"train.output_dir={tmp_path}", *settings]
-    monkeypatch.chdir(tmp_path)
-    killed = start(run_script, "train_net.py", *command, "model.killed_at=5")
-    assert finish(killed) == [-signal.SIGKILL]
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
-    in_process(MINI, tmp_path, *settings, resume=True)
-
-    cfg = load_config(str(tmp_path / "config.yaml"), trusted=True)
-    factor = instantiate(cfg.lr_multiplier)
-    metrics = [row for row in rows(tmp_path / "metrics.json") if "total_loss" in row]
-    assert [row["iteration"] for row in metrics] == list(range(8))
-    assert [row["lr"] for row in metrics] == pytest.approx(
-        [cfg.optimizer.lr * factor(i / 8) for i in range(8)]
-    )
-    optimizer = torch.load(tmp_path / "model_final.pth")["trainer"]["optimizer"]
-    assert {float(state["step"]) for state in optimizer["state"].values()} == {8.0}
-
-
 def test_shipped_checkpoint_has_the_figures_of_the_readme(tmp_path):
     readme = (ROOT / "README.md").read_text().replace("\n", " ")
     stated = re.search(r"AP on `mini_val` is ([\d.]+), AP50 ([\d.]+), AP75 ([\d.]+),", readme)
@@ -128,17 +108,16 @@ def test_shipped_checkpoint_has_the_figures_of_the_readme(tmp_path):
     assert (ROOT / weights).stat().st_size <= 4_000_000
 
 
-def test_eval_only_prints_the_figures_of_a_checkpoint(tmp_path, monkeypatch):
+def test_eval_only_prints_the_figures_of_a_checkpoint(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cfg = load_config(str(MINI), [*SMALL, "train.init_checkpoint=model.pth"])
     torch.save({"model": build_model(cfg).state_dict()}, "model.pth")
     LazyConfig.save(cfg, "config.yaml")
     figures = evaluate(cfg)["bbox"]
 
-    code, output = train_net(
-        ["--config-file", "config.yaml", "--trusted-config", "--eval-only"], tmp_path
-    )
+    code = command_line.train_net("--config-file", "config.yaml", "--trusted-config", "--eval-only")
 
+    output = capsys.readouterr().out
     assert code == 0, output
     assert "|  AP   |  AP50  |" in output
     assert f"{figures['AP']:.4f},{figures['AP50']:.4f}" in output
@@ -183,9 +162,11 @@ def test_it_runs_under_slurm(tmp_path, monkeypatch):
     check_toy_run(tmp_path / "output")
 
 
-def test_an_error_in_several_processes_is_one_line_and_exit_code_2(tmp_path):
-    command = ["--config-file", TOY, "--num-gpus", "2", "train.init_checkpoint=no.pth"]
-    code, output = train_net(command, tmp_path)
+def test_an_error_is_one_line_and_exit_code_2(tmp_path, capsys):
+    code = command_line.train_net(
+        "--config-file", TOY, f"train.output_dir={tmp_path}", "train.init_checkpoint=no.pth"
+    )
     assert code == 2
+    output = capsys.readouterr().err
     assert "train_net.py: no.pth is not a file: train.init_checkpoint=PATH names" in output
     assert "Traceback" not in output
