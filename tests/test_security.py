@@ -38,7 +38,6 @@ USES = {
     "yaml.load": {"samdetr/engine/trust.py"},  # by its own safe loader
     "torch.load": {
         "samdetr/checkpoint.py",
-        "samdetr/convert/files.py",
         "samdetr/data/mini/pretraining.py",
     },
     "LazyConfig.load": {

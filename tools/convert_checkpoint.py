@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert weights from file to file.
+"""Convert a file of weights.
 
 From other implementations to this one, from this one to the official SAM-DETR's names, and from
 one format to another: `.pth`, the `.pkl` of Detectron2's model zoo, or `.safetensors`.
@@ -8,15 +8,34 @@ one format to another: `.pth`, the `.pkl` of Detectron2's model zoo, or `.safete
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from samdetr.convert.command import AUTO, Output, convert_file, describe_file, export_official
-from samdetr.convert.files import FORMATS
-from samdetr.convert.sources import SOURCES
-from samdetr.engine import add_trust_option
+import torch
+from detectron2.config import instantiate
+from torch import Tensor
+
+from samdetr.checkpoint import HEURISTICS, Difference, load_file
+from samdetr.convert import (
+    ConversionError,
+    coco80,
+    coco91,
+    describe,
+    half_precision,
+    recognise,
+    samdetr_to_official,
+    save_model,
+)
+from samdetr.convert.files import FORMATS, check_format
+from samdetr.convert.sources import SOURCES, converted
+from samdetr.engine import add_trust_option, load_config
 from samdetr.errors import refusing
 
-DETECT, HALF, TO_OFFICIAL = "detect", "half", "to-official"
+AUTO, DETECT, HALF, TO_OFFICIAL = "auto", "detect", "half", "to-official"
+OURS = (HALF, TO_OFFICIAL)  # commands whose input is one of ours
+HF_FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder of `transformers`
 EPILOG = """
 examples:
   tools/convert_checkpoint.py detect checkpoint.pth
@@ -34,92 +53,127 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     helps = {
-        AUTO: "whatever the names of the weights show; of a DETR what 'detr' takes",
+        AUTO: "the kind that the names of the weights show; a DETR is converted as by 'detr'",
         **{name: ", ".join(filter(None, (x.what, x.remark))) for name, x in SOURCES.items()},
         HALF: "one of ours, in half precision",
+        DETECT: "describe a file and write nothing",
+        TO_OFFICIAL: "a SAM-DETR of ours, under the official names",
     }
     for name, text in helps.items():
-        add_options_to_ours(commands.add_parser(name, help=text, description=text))
-    text = "say what a file is, and write nothing"
-    add_input(commands.add_parser(DETECT, help=text, description=text))
-    text = "a SAM-DETR of ours, under the official names"
-    official = commands.add_parser(TO_OFFICIAL, help=text, description=text)
-    official.add_argument(
-        "--coco91",
-        action="store_true",
-        help="give a head of COCO's 80 classes the official 91 rows; the new ones never fire",
-    )
-    add_files(official)
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("input", help="file or folder to read")
+        # From when reading a `.pkl` could run code.
+        command.add_argument("--trusted", action="store_true", help=argparse.SUPPRESS)
+        command.set_defaults(coco80=False, coco91=False, config_file="")
+        if name != DETECT:
+            add_output_options(command)
+        if name == TO_OFFICIAL:
+            text = "give a head of COCO's 80 classes the official 91 rows; the new ones never fire"
+            command.add_argument("--coco91", action="store_true", help=text)
+        elif name != DETECT:
+            add_options_to_ours(command)
     return parser
 
 
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", help="file to write; it appears once it is complete")
+    text = "format of OUTPUT (default: by its suffix)"
+    parser.add_argument("--format", choices=FORMATS, default="", help=text)
+    parser.add_argument("--half", action="store_true", help="store half precision")
+    parser.set_defaults(author="", matching_heuristics=False)
+
+
 def add_options_to_ours(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--coco80",
-        action="store_true",
-        help="keep Detectron2's 80 classes of the 91 COCO ids, for model.num_classes=80",
-    )
-    add(
-        "--config-file",
-        default="",
-        metavar="FILE",
-        help="an error unless the weights fit the model of this config",
-    )
+    text = "keep Detectron2's 80 classes of the 91 COCO ids, for model.num_classes=80"
+    parser.add_argument("--coco80", action="store_true", help=text)
+    text = "fail unless the weights fit the model of this config"
+    parser.add_argument("--config-file", default="", metavar="FILE", help=text)
     add_trust_option(parser)
-    add("--author", default="", help="`__author__` of the file (default: samdetr, torchvision)")
-    add(
-        "--matching-heuristics",
-        action="store_true",
-        help="let Detectron2 find the names by their endings (default: for backbones alone)",
-    )
-    add_files(parser)
+    text = "`__author__` of the file (default: samdetr or torchvision)"
+    parser.add_argument("--author", default="", help=text)
+    text = "let Detectron2 match names by their suffixes (default: for backbones alone)"
+    parser.add_argument("--matching-heuristics", action="store_true", help=text)
 
 
-def add_files(parser: argparse.ArgumentParser) -> None:
-    add_input(parser)
-    add = parser.add_argument
-    add("output", help="the file to write, which appears when it is complete")
-    add("--format", choices=FORMATS, default="", help="of OUTPUT (default: by its suffix)")
-    add("--half", action="store_true", help="store half precision")
+def detect(options: argparse.Namespace) -> str:
+    """Return a description of the input."""
+    content = load_file(weights_file(Path(options.input)))
+    source = recognise(content["model"])
+    weights = converted(content["model"], source)
+    words = [SOURCES[source].what, describe(weights)]
+    dilation = getattr(content.get("args"), "dilation", None)
+    if dilation is not None:  # from the command line that DETR and its descendants store
+        words.append(f"trained with{'' if dilation else 'out'} dilation (DC5)")
+    return f"{source}: {'; '.join(words)}"
 
 
-def add_input(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", help="the file, or folder, to read")
-    parser.add_argument(
-        "--trusted",
-        action="store_true",
-        help="read a .pkl: a pickle is a program, and a hostile one may do harm; other formats are "
-        "read without running what is in them",
-    )
-
-
-def run(options: argparse.Namespace) -> str:
-    """Do what the options ask for; returns what there is to say."""
-    if options.source == DETECT:
-        return describe_file(options.input, options.trusted)
-    half = options.half or options.source == HALF
-    output = Output(options.output, options.format, half=half)
+def convert(options: argparse.Namespace) -> str:
+    """Convert the input to the output; returns a description of the output."""
+    check_format(options.output, options.format)
+    content = load_file(weights_file(Path(options.input)))
+    source = "ours" if options.source in OURS else options.source
+    source = recognise(content["model"]) if source == AUTO else source
+    weights = converted(content["model"], source)
+    weights = coco80(weights) if options.coco80 else weights
+    weights = coco91(weights) if options.coco91 else weights
+    if options.config_file:
+        check_fit(weights, options.config_file, options.trusted_config)
+    description = describe(weights)
     if options.source == TO_OFFICIAL:
-        return export_official(
-            options.input, output, spread_coco91=options.coco91, trusted=options.trusted
-        )
-    return convert_file(
-        "ours" if options.source == HALF else options.source,
-        options.input,
-        output._replace(author=options.author, matching_heuristics=options.matching_heuristics),
-        select_coco80=options.coco80,
-        config_file=options.config_file,
-        trusted=options.trusted,
-        trusted_config=options.trusted_config,
+        weights = samdetr_to_official(weights)
+        description = f"an official SAM-DETR from {description}"
+    kind = SOURCES[source]
+    save_model(
+        half_precision(weights) if options.half or options.source == HALF else weights,
+        options.output,
+        file_format=options.format,
+        author=options.author or kind.author,
+        matching_heuristics=options.matching_heuristics
+        or kind.prefixless
+        or content.get(HEURISTICS, False),
+        description=description,
     )
+    return f"{options.output}: {len(weights)} tensors, {description}"
+
+
+def weights_file(path: Path) -> Path:
+    """Return the path itself or, of a folder of `transformers`, the file of the weights."""
+    if not path.is_dir():
+        return path
+    files = [path / name for name in HF_FILES if (path / name).is_file()]
+    if not files:
+        raise FileNotFoundError(f"{path} has no {' or '.join(HF_FILES)}")
+    return files[0]
+
+
+def check_fit(weights: Mapping[str, Tensor], config_file: str, trusted: bool) -> None:
+    """Raise ConversionError, with a description of both, unless weights fit a config's model."""
+    cfg = load_config(config_file, trusted=trusted)
+    with torch.device("meta"):  # shapes are enough
+        model: dict[str, Any] = instantiate(cfg.model).state_dict()
+    found = SimpleNamespace(
+        missing_keys=[x for x in model if x not in weights],
+        unexpected_keys=[x for x in weights if x not in model],
+        incorrect_shapes=[
+            (name, tuple(weights[name].shape), tuple(x.shape))
+            for name, x in model.items()
+            if name in weights and weights[name].shape != x.shape
+        ],
+    )
+    if difference := Difference.of(list(model), found):
+        raise ConversionError(
+            f"it is {describe(weights)}, and {config_file} is {describe(model)}: {difference}"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser()
     options = parser.parse_args(arguments)
     with refusing(parser.prog):
-        print(run(options))
+        try:
+            print(detect(options) if options.source == DETECT else convert(options))
+        except ConversionError as error:
+            raise ConversionError(f"{options.input}: {error}") from error
 
 
 if __name__ == "__main__":

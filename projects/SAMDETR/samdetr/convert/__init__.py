@@ -1,27 +1,38 @@
-"""Weights of other implementations under our names, and ours under those of others.
+"""Weights of other implementations under our names, and ours under the official ones.
 
-Files are read and written by `files`, what they hold is told from its names by `sources`, and
-`command` goes from file to file; the rest has the names of one implementation each.
+`rules` renames by tables, `official`, `detr` and `hf` have the tables of one code base each,
+`sources` recognises a model by its weights, and `files` writes the formats.
 """
 
-from .classes import coco80, coco91, coco_class_rows
-from .describe import describe
-from .detr import DETR, detr_to_baseline, detr_to_samdetr, detr_to_softmax
-from .files import Checkpoint, half_precision, read_checkpoint, read_state_dict, save_model
-from .hf import hf_conditional_to_samdetr, hf_dab_to_samdetr, hf_detr_to_samdetr, read_pretrained
-from .hf_deformable import hf_deformable_to_samdetr
-from .official import OFFICIAL, official_to_samdetr, samdetr_to_official
-from .resnet import torchvision_to_detectron2
-from .rules import ConversionError, Rules, StateDict, rename
-from .sources import recognise
+from .detr import (
+    DETR,
+    detr_to_baseline,
+    detr_to_samdetr,
+    detr_to_softmax,
+    torchvision_to_detectron2,
+)
+from .files import half_precision, save_model
+from .hf import (
+    hf_conditional_to_samdetr,
+    hf_dab_to_samdetr,
+    hf_deformable_to_samdetr,
+    hf_detr_to_samdetr,
+)
+from .official import (
+    OFFICIAL,
+    coco80,
+    coco91,
+    coco_class_rows,
+    official_to_samdetr,
+    samdetr_to_official,
+)
+from .rules import ConversionError, rename
+from .sources import describe, recognise
 
 __all__ = [
     "DETR",
     "OFFICIAL",
-    "Checkpoint",
     "ConversionError",
-    "Rules",
-    "StateDict",
     "coco80",
     "coco91",
     "coco_class_rows",
@@ -35,9 +46,6 @@ __all__ = [
     "hf_deformable_to_samdetr",
     "hf_detr_to_samdetr",
     "official_to_samdetr",
-    "read_checkpoint",
-    "read_pretrained",
-    "read_state_dict",
     "recognise",
     "rename",
     "samdetr_to_official",

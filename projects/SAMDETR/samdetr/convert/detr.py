@@ -1,4 +1,7 @@
-"""Weights of the original DETR (https://github.com/facebookresearch/detr) under our names."""
+"""Weights of the original DETR and of torchvision's ResNets under our names.
+
+DETR: https://github.com/facebookresearch/detr.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,21 @@ from .rules import (
     ENCODER,
     FEED_FORWARD,
     NORMS,
-    ConversionError,
+    RESNET,
     Pairs,
     Rules,
     StateDict,
     packed,
     renamed,
+    require,
     rules,
     within,
+    without_counters,
 )
 
+MODEL = "an original DETR"
 CLASSES = "class_embed."
-PRIOR_LOGIT = -math.log(99)  # of probability 0.01, where the focal loss starts every class
+PRIOR_LOGIT = -math.log(99)  # of probability 0.01, the focal prior of every class
 DECODER: Pairs = [
     *FEED_FORWARD,
     *NORMS,
@@ -42,52 +48,68 @@ DETR: Rules = rules(
         *((f"bbox_embed.layers.{i}", f"decoder.heads.0.boxes.{3 * i}") for i in (0, 1, 2)),
     ]
 )
+# Detectron2 calls the classifier of a ResNet `linear`; detectors have none and ignore it.
+TORCHVISION: Rules = rules([*RESNET, ("fc", "linear")])
 
 
 def detr_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
-    """Weights of an original single-scale DETR, less its class head.
+    """Convert an original single-scale DETR without its class head.
 
-    That head is made for a softmax with a "no object" class, which the focal loss has not.
+    That head is trained with a softmax and a "no object" class, which the focal loss does not have.
 
     Args:
-        state: original names and tensors.
+        state: names and tensors of the original.
 
     Returns:
         Names and tensors for the SAMDETR of a `detr_*` config with as many queries.
 
     Raises:
-        ConversionError: if the weights are no such model's, here and below.
+        ConversionError: if the weights are not of such a model.
     """
-    needed = "transformer.decoder.layers.0.multihead_attn.in_proj_weight"
-    if needed not in state:
-        raise ConversionError(f"not an original DETR: {needed} is missing")
-    kept = {k: v for k, v in state.items() if not k.startswith(CLASSES)}
-    return renamed(kept, DETR, "an original DETR")
+    require(state, MODEL, "transformer.decoder.layers.0.multihead_attn.in_proj_weight")
+    return renamed({k: v for k, v in state.items() if not k.startswith(CLASSES)}, DETR, MODEL)
 
 
 def detr_to_baseline(state: Mapping[str, Tensor]) -> StateDict:
-    """The same with a new class head, so that a checkpointer finds one; "no object" has no row.
+    """Convert an original DETR for a `detr_*` config, with a new class head at the focal prior.
 
-    Args and raises: as `detr_to_samdetr`.
+    The head makes the file complete for a strict checkpointer; it has no row for "no object".
+    Args and errors: as in `detr_to_samdetr`.
     """
     values = {f"{CLASSES}weight": 0.0, f"{CLASSES}bias": PRIOR_LOGIT}
     new = {k: state[k][:-1].clone().fill_(x) for k, x in values.items() if k in state}
-    return {**detr_to_samdetr(state), **renamed(new, DETR, "an original DETR")}
+    return {**detr_to_samdetr(state), **renamed(new, DETR, MODEL)}
 
 
 def detr_to_softmax(state: Mapping[str, Tensor]) -> StateDict:
-    """All weights of an original DETR, for the model of a `detr_softmax` config.
+    """Convert all weights of an original DETR, for a `detr_softmax_*` config.
 
-    Args and raises: as `detr_to_samdetr`.
+    Args and errors: as in `detr_to_samdetr`.
     """
+    require(state, "a complete original DETR", f"{CLASSES}weight")
     head = {k: v for k, v in state.items() if k.startswith(CLASSES)}
-    if not head:
-        raise ConversionError(f"not a whole original DETR: {CLASSES}weight is missing")
-    classes = renamed(head, DETR, "an original DETR")
-    return {**detr_to_samdetr(state), **split_classes(classes)}
+    return {**detr_to_samdetr(state), **split_classes(renamed(head, DETR, MODEL))}
 
 
 def split_classes(classes: StateDict) -> StateDict:
-    """Rows of a softmax head's classes, and of "no object", which is its last row."""
+    """Split the rows of a softmax head into those of the classes and, the last, "no object"."""
     rows = {name: tensor[:-1] for name, tensor in classes.items()}
     return rows | {k.replace(".classes.", ".nothing."): v[-1:] for k, v in classes.items()}
+
+
+def torchvision_to_detectron2(state: Mapping[str, Tensor]) -> StateDict:
+    """Convert a ResNet, ResNeXt or wide ResNet of torchvision to Detectron2's names.
+
+    The names have no prefix, like those of the backbones in Detectron2's model zoo; a checkpointer
+    finds them with `matching_heuristics`. Such backbones take RGB images, divided by 255 and
+    normalised, and have the strides in their 3x3 convolutions (`stride_in_1x1=False`).
+
+    Args:
+        state: torchvision's names and tensors.
+
+    Raises:
+        ConversionError: if the weights are not of such a model.
+    """
+    model = "a ResNet of torchvision"
+    require(state, model, "conv1.weight", "layer1.0.conv1.weight")
+    return renamed(without_counters(state), TORCHVISION, model)

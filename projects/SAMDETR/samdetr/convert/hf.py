@@ -1,27 +1,23 @@
-"""Weights of the DETRs in the package `transformers` under the names of this one.
+"""Weights of the DETRs in the package `transformers` under our names.
 
-Known are the names in published files and those that the package has had since its version 5.
+Both the names in published files and those of the modules since its version 5 are known.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from . import rules as shared
 from .detr import split_classes
-from .files import read_state_dict
-from .rules import ConversionError, Rules, StateDict, listed, rename
+from .rules import ConversionError, Rules, StateDict, listed, rename, require, without_counters
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a folder; the first that is there
 PARTS = ("backbone", "neck", "encoder", "queries", "decoder")
 
-# A ResNet of the package itself, or one of timm, whose names are torchvision's.
+# The ResNet of `transformers`, or timm's, whose names are torchvision's.
 BACKBONE: Rules = [
     (r"^model\.backbone\.(conv_encoder\.)?(model\.)?(_backbone\.)?", r"backbone.0.body."),
     (r"^backbone\.0\.body\.embedder\.embedder\.", r"backbone.stem.layer.0."),
@@ -40,7 +36,7 @@ DETR: Rules = [
     (r"^(encoder.*)\.self_attn\.", r"\1.attention."),
     (r"^(decoder.*)\.self_attn\.", r"\1.self_attention."),
     (r"^(decoder.*)\.encoder_attn\.", r"\1.cross_attention."),
-    (r"\.(q|k|v)_proj\.", r".in_proj.\1."),  # these three become one matrix later
+    (r"\.(q|k|v)_proj\.", r".in_proj.\1."),  # joined to one matrix below
     (r"\.(out|o)_proj\.", r".output."),
     (r"\.self_attn_layer_norm\.", r".norm1."),
     (r"\.encoder_attn_layer_norm\.", r".norm2."),
@@ -100,57 +96,81 @@ DAB: Rules = [
     (r"^model\.(en|de)coder\.query_scale\.", r"\1coder.scale."),
     (r"^model\.decoder\.ref_point_head\.", r"decoder.position.project."),
     (r"^model\.decoder\.ref_anchor_head\.", r"decoder.position.size."),
-    (r"^model\.decoder\.bbox_embed\.", r"bbox_predictor."),  # the same under a second name
+    (r"^model\.decoder\.bbox_embed\.", r"bbox_predictor."),  # a second name of the box head
     *DETR,
 ]
+DEFORMABLE: Rules = [
+    (r"^model\.input_proj\.", r"neck.projections."),
+    (r"^model\.level_embed$", r"neck.level_embedding.weight"),
+    (r"^model\.reference_points\.", r"decoder.reference."),
+    (r"^class_embed\.(\d+)\.", r"decoder.heads.\1.classes."),
+    *(
+        # With box refinement, the decoder has them under a second name.
+        (rf"^(model\.decoder\.)?bbox_embed\.(\d+)\.layers\.{i}\.", rf"decoder.heads.\2.boxes.{n}.")
+        for i, n in ((0, 0), (1, 3), (2, 6))
+    ),
+    (r"\.sampling_offsets\.", r".offsets."),
+    (r"\.attention_weights\.", r".weights."),
+    (r"\.value_proj\.", r".value."),
+    (r"\.output_proj\.", r".output."),
+    *DETR,
+]
+QUERIES = "model.query_position_embeddings.weight"
 
 
 def hf_detr_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
-    """Weights of a DetrForObjectDetection for the model of a `detr_softmax` config.
+    """Convert a DetrForObjectDetection for a `detr_softmax_*` config.
 
     Args:
-        state: names and tensors of the package.
+        state: names and tensors of `transformers`, here and below.
 
     Returns:
-        Names and tensors of this one.
+        Our names and tensors, here and below.
 
     Raises:
-        ConversionError: if the weights are no such model's, as in the functions below.
+        ConversionError: if the weights are not of such a model, here and below.
     """
-    converted = _converted(state, DETR, "a DETR", "model.query_position_embeddings.weight")
+    converted = _converted(state, DETR, "a DETR", QUERIES)
     head = {k: v for k, v in converted.items() if k.startswith("decoder.heads.0.classes.")}
     return converted | split_classes(head)
 
 
 def hf_conditional_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
-    """Weights of a ConditionalDetrForObjectDetection for the model of a `conditional_detr` config.
-
-    Args, returns and raises: as `hf_detr_to_samdetr`.
-    """
+    """Convert a ConditionalDetrForObjectDetection for a `conditional_detr_*` config."""
     needed = "model.decoder.ref_point_head.layers.0.weight"
     return _converted(state, CONDITIONAL, "a Conditional DETR", needed)
 
 
 def hf_dab_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
-    """Weights of a DabDetrForObjectDetection for the model of a `dab_detr` config.
-
-    Args, returns and raises: as `hf_detr_to_samdetr`.
-    """
+    """Convert a DabDetrForObjectDetection for a `dab_detr_*` config."""
     return _converted(state, DAB, "a DAB-DETR", "model.query_refpoint_embeddings.weight")
 
 
-def _converted(state: Mapping[str, Tensor], rules: Rules, model: str, needed: str) -> StateDict:
-    if needed not in state:
-        raise ConversionError(f"not {model} of transformers: {needed} is missing")
-    renamed = {rename(k, rules): v for k, v in state.items() if "num_batches_tracked" not in k}
-    strangers = [name for name in renamed if not name.startswith(PARTS)]
-    if strangers:
-        raise ConversionError(f"{model} with parts that are not here: {listed(strangers)}")
+def hf_deformable_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
+    """Convert a one-stage DeformableDetrForObjectDetection for a `deformable_detr*` config.
+
+    With box refinement the result is for a `deformable_detr_refine` model. A two-stage model is an
+    error.
+    """
+    needed = (QUERIES, "model.reference_points.weight")
+    converted = _converted(state, DEFORMABLE, "a one-stage Deformable DETR", *needed)
+    position, content = state[QUERIES].chunk(2, dim=1)
+    converted["decoder.position.embedding.weight"] = position
+    converted["queries.content.weight"] = content
+    return without_copies(converted)
+
+
+def _converted(state: Mapping[str, Tensor], rules: Rules, model: str, *needed: str) -> StateDict:
+    require(state, f"{model} of transformers", *needed)
+    renamed = {rename(name, rules): x for name, x in without_counters(state).items()}
+    unknown = [name for name in renamed if not name.startswith(PARTS)]
+    if unknown:
+        raise ConversionError(f"{model} with unknown parts: {listed(unknown)}")
     return joined_projections(renamed)
 
 
 def joined_projections(state: StateDict) -> StateDict:
-    """The same with `in_proj.q.*`, `in_proj.k.*` and `in_proj.v.*` as one `in_proj.*`."""
+    """Return weights with `in_proj.q.*`, `in_proj.k.*` and `in_proj.v.*` as one `in_proj.*`."""
     pattern = re.compile(r"(.*\.in_proj)\.[qkv]\.(weight|bias)")
     found = {name: pattern.fullmatch(name) for name in state}
     joined = {name: tensor for name, tensor in state.items() if not found[name]}
@@ -160,52 +180,11 @@ def joined_projections(state: StateDict) -> StateDict:
     return joined
 
 
-def read_pretrained(path: str | Path, model_type: str) -> StateDict:
-    """The weights in a folder or file of `save_pretrained`.
-
-    Args:
-        path: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, or one
-            of the latter two.
-        model_type: what `config.json` must say; a lone file is not checked.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ConversionError: if it holds something else.
-        ImportError: if it is a .safetensors file and that package is missing.
-    """
-    check_model_type(Path(path), model_type)
-    return read_state_dict(weights_file(Path(path)))
-
-
-def check_model_type(path: Path, expected: str) -> None:
-    """Look into the `config.json` of a folder; a lone file has none.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ConversionError: if it names another type of model.
-    """
-    if path.is_dir():
-        found = _model_type(path / "config.json")
-        if found != expected:
-            raise ConversionError(f"{path} holds a model of type {found!r}, expected {expected!r}")
-
-
-def weights_file(path: Path) -> Path:
-    """The file itself, or that of a folder.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-    """
-    if not path.is_dir():
-        return path
-    files = [path / name for name in WEIGHTS if (path / name).is_file()]
-    if not files:
-        raise FileNotFoundError(f"{path} has no {' or '.join(WEIGHTS)}")
-    return files[0]
-
-
-def _model_type(config: Path) -> str | None:
-    try:
-        return json.loads(config.read_text()).get("model_type")
-    except (AttributeError, ValueError) as error:  # no object, no JSON, no text
-        raise ConversionError(f"{config} cannot be read as the configuration of a model") from error
+def without_copies(state: StateDict) -> StateDict:
+    """Return weights with one head if all are equal: without refinement the layers share it."""
+    prefix = "decoder.heads.0."
+    first = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
+    heads = {name: name.split(".", 3)[3] for name in state if name.startswith("decoder.heads.")}
+    if any(not state[name].equal(first[part]) for name, part in heads.items()):
+        return state
+    return {k: v for k, v in state.items() if k not in heads or k.startswith(prefix)}

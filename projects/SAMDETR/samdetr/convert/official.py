@@ -1,12 +1,18 @@
-"""Weights of the official SAM-DETR (https://github.com/ZhangGongjie/SAM-DETR), both ways."""
+"""Weights of the official SAM-DETR (https://github.com/ZhangGongjie/SAM-DETR), in both directions.
+
+Also COCO's class rows: the official heads have one per category id, Detectron2's one per class.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
+from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from ..checkpoint import TRAINING_ONLY
 from .rules import (
     BACKBONE,
     ENCODER,
@@ -18,16 +24,18 @@ from .rules import (
     StateDict,
     listed,
     renamed,
+    require,
     rules,
-    swapped,
     within,
 )
 
-# The decoder has the box heads under a second name.
-ALIAS = "transformer.decoder.bbox_embed."
+MODEL = "an official SAM-DETR"
+GATE = "transformer.decoder.layers.0.attn1.weight"
+ALIAS = "transformer.decoder.bbox_embed."  # second name of the box heads
 QUERIES = "queries.reference.weight"
 KEYPOINTS, SCALE = ".aligner.resampler.keypoints.", ".cross_attention.prior.scale."
-TRAINING_ONLY = "denoising."
+CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classes\.|denoising\.labels\.")
+UNUSED = -100.0  # logit of an id without a class: its score is 0
 
 DEFORMABLE: Pairs = within(
     "transformer.encoder.layers.#",
@@ -79,7 +87,7 @@ OFFICIAL: Rules = rules([*COMMON, *ENCODER, *DEFORMABLE])
 
 
 def official_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
-    """Weights of an official SAM-DETR: single- or multi-scale, with or without SMCA.
+    """Convert an official SAM-DETR, single- or multi-scale, with or without SMCA.
 
     Args:
         state: official names and tensors.
@@ -88,22 +96,16 @@ def official_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
         Names and tensors of the SAMDETR that the config of the same variant builds.
 
     Raises:
-        ConversionError: if the weights are no such model's.
+        ConversionError: if the weights are not of such a model.
     """
-    if "query_embed.weight" not in state or state["query_embed.weight"].shape[-1] != 4:
-        raise ConversionError(
-            "not an official SAM-DETR: query_embed.weight of 4 columns is missing"
-        )
-    gate = "transformer.decoder.layers.0.attn1.weight"
-    if gate not in state:
-        raise ConversionError(f"not an official SAM-DETR: {gate} is missing")
-    rows, dim = state[gate].shape
+    require(state, MODEL, "query_embed.weight", GATE)
+    rows, dim = state[GATE].shape
+    num_points = rows // dim
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(ALIAS)}
     converted: StateDict = {}
-    for name, tensor in renamed(kept, OFFICIAL, "an official SAM-DETR").items():
+    for name, tensor in renamed(kept, OFFICIAL, MODEL).items():
         if KEYPOINTS in name:
-            # With SMCA one matrix predicts the keypoints and, below them, the Gaussians' scales.
-            num_points = rows // dim
+            # With SMCA, one matrix predicts the keypoints and then the scales of the Gaussians.
             tensor, scales = tensor[: 2 * num_points], tensor[2 * num_points :]
             if len(scales):
                 converted[name.replace(KEYPOINTS, SCALE)] = scales
@@ -112,36 +114,36 @@ def official_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def samdetr_to_official(state: Mapping[str, Tensor]) -> StateDict:
-    """Weights of a `sam_detr_*` or `sam_detr_pp_*` config's model under the official names.
+    """Convert the model of a `sam_detr_*` or `sam_detr_pp_*` config to the official names.
 
-    What denoising queries have learned is left out: the official code has none, and inference does
-    without.
+    The parameters of denoising are left out: the official code has none, and inference does not
+    use them.
 
     Args:
         state: our names and tensors.
 
     Returns:
-        Official names and tensors; the box heads are there under both of their names.
+        Official names and tensors, with the box heads under both of their names.
 
     Raises:
-        ConversionError: if the weights are no such model's.
+        ConversionError: if the official code has no such model.
     """
-    if QUERIES not in state:
-        raise ConversionError(f"not a SAM-DETR: {QUERIES} is missing")
+    require(state, "a SAM-DETR", QUERIES)
     dense = any(name.endswith(".attention.in_proj.weight") for name in state)
-    back = rules(swapped([*COMMON, *(ENCODER if dense else DEFORMABLE)]))
+    pairs = [*COMMON, *(ENCODER if dense else DEFORMABLE)]
+    back = rules([(ours, theirs) for theirs, ours in pairs])
     official = renamed(_joined(state), back, "a SAM-DETR")
     first = within("transformer.decoder.layers.0", "", DECODER)
     lacking = [name for name, _ in first if f"{name}.weight" not in official]
     if lacking:
-        raise ConversionError(f"a SAM-DETR without what the official one has: {listed(lacking)}")
+        raise ConversionError(f"a SAM-DETR without parts of the official one: {listed(lacking)}")
     box = ALIAS.removeprefix("transformer.decoder.")
     aliases = {f"transformer.decoder.{k}": v for k, v in official.items() if k.startswith(box)}
     return official | aliases
 
 
 def _joined(state: Mapping[str, Tensor]) -> StateDict:
-    """The weights with keypoints and scales in one matrix, and without denoising queries."""
+    """Return weights with keypoints and scales in one matrix, and without denoising."""
     joined = {}
     for name, tensor in state.items():
         scale = name.replace(KEYPOINTS, SCALE)
@@ -150,3 +152,38 @@ def _joined(state: Mapping[str, Tensor]) -> StateDict:
         both = KEYPOINTS in name and scale in state
         joined[name] = torch.cat([tensor, state[scale]]) if both else tensor
     return joined
+
+
+def coco80(state: Mapping[str, Tensor]) -> StateDict:
+    """Return converted weights with the class rows of COCO's 80 classes, in Detectron2's order.
+
+    Raises:
+        ConversionError: if a head does not have a row for each of COCO's category ids, 0 to 90.
+    """
+    return {k: v[coco_class_rows(len(v))] if CLASS_ROWS.match(k) else v for k, v in state.items()}
+
+
+def coco91(state: Mapping[str, Tensor]) -> StateDict:
+    """Return weights with a class row per category id, 0 to 90; ids without a class never fire.
+
+    Raises:
+        ConversionError: if a head does not have 80 rows.
+    """
+    return {k: _spread(v, k) if CLASS_ROWS.match(k) else v for k, v in state.items()}
+
+
+def coco_class_rows(count: int) -> list[int]:
+    """Return the rows of COCO's 80 classes, in Detectron2's order, in a head of `count` rows."""
+    ids = MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id
+    if count <= max(ids):
+        raise ConversionError(f"expected a row for each COCO id up to {max(ids)}, got {count} rows")
+    return sorted(ids, key=ids.get)
+
+
+def _spread(rows: Tensor, name: str) -> Tensor:
+    ids = coco_class_rows(91)
+    if len(rows) != len(ids):
+        raise ConversionError(f"{name} has {len(rows)} rows, expected one for each of 80 classes")
+    spread = rows.new_full((91, *rows.shape[1:]), UNUSED if rows.dim() == 1 else 0.0)
+    spread[ids] = rows
+    return spread

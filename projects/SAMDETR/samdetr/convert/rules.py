@@ -1,7 +1,7 @@
-"""Names of weights in two implementations, and how to get from one to the other.
+"""Renaming of weights between two implementations, by tables of module names.
 
-A table of pairs says what is called what, and is read in either direction. Known here are the parts
-that several models share: a ResNet, whose names are torchvision's, and the layers of DETR.
+A table is a list of pairs (their name, our name) and serves both directions. This module has the
+tables that several models share: ResNet in torchvision's names, and the layers of DETR.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 from ..errors import ConversionError
 
 StateDict = dict[str, Tensor]
-# Their name and ours, of a module or of one parameter; "#" is a number that both have.
+# Their name and ours, of a module or of one parameter; "#" stands for a number that both contain.
 Pairs = Sequence[tuple[str, str]]
-Rules = list[tuple[str, str]]  # pattern and replacement, applied to a name in turn
+Rules = list[tuple[str, str]]  # regular expression and replacement, applied to a name in turn
 
 LISTED = 8  # names in an error
 
 
 def rules(pairs: Pairs) -> Rules:
-    """Rules that turn the first name of every pair into the second."""
-    # `conv1` lies in front of `conv1.norm`: the longer name is tried first.
+    """Return rules that turn the first name of every pair into the second."""
+    # Longest first: in our names `stem.conv1` is a prefix of `stem.conv1.norm`.
     ordered = sorted(pairs, key=lambda pair: len(pair[0]), reverse=True)
     return [(_pattern(old), new.replace("#", r"\1")) for old, new in ordered]
 
@@ -33,48 +33,55 @@ def _pattern(name: str) -> str:
     return rf"^{number}(?=\.|$)"
 
 
-def swapped(pairs: Pairs) -> Pairs:
-    """The same pairs for the way back."""
-    return [(ours, theirs) for theirs, ours in pairs]
-
-
 def within(theirs: str, ours: str, parts: Pairs) -> Pairs:
-    """Pairs of the parts of a module, as names that start with the module's."""
+    """Return the pairs of the parts of a module, prefixed with the names of the module."""
     return [(f"{theirs}.{old}", f"{ours}.{new}") for old, new in parts]
 
 
 def rename(name: str, rules: Rules) -> str:
-    """The name of a parameter after all rules."""
+    """Return the name of a parameter after all rules."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def renamed(state: Mapping[str, Tensor], rules: Rules, model: str) -> StateDict:
-    """The weights under new names.
+    """Return weights under new names.
 
     Args:
         state: names and tensors.
-        rules: of which one must fit every name.
-        model: what the weights are, for the error.
+        rules: one of them must apply to every name.
+        model: name of the model in the error, with its article.
 
     Raises:
-        ConversionError: if no rule fits a name.
+        ConversionError: if no rule applies to a name.
     """
     names = {name: rename(name, rules) for name in state}
-    strangers = [old for old, new in names.items() if old == new]
-    if strangers:
-        raise ConversionError(f"{model} with parts that are not known: {listed(strangers)}")
+    unknown = [old for old, new in names.items() if old == new]
+    if unknown:
+        raise ConversionError(f"{model} with unknown parts: {listed(unknown)}")
     return {names[name]: tensor for name, tensor in state.items()}
 
 
+def require(state: Mapping[str, Tensor], model: str, *names: str) -> None:
+    """Raise ConversionError unless weights contain all names, which identify a model."""
+    for name in names:
+        if name not in state:
+            raise ConversionError(f"not {model}: {name} is missing")
+
+
+def without_counters(state: Mapping[str, Tensor]) -> StateDict:
+    """Return weights without the batch counters of batch norms, which frozen ones do not have."""
+    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+
+
 def listed(names: Sequence[str]) -> str:
-    """The first few names, for an error."""
+    """Return the first few names, for an error."""
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 def packed(theirs: str, ours: str) -> Pairs:
-    """An attention of torch, whose query, key and value projections are one matrix."""
+    """Return the pairs of torch's attention, whose query, key and value share one matrix."""
     kinds = ("weight", "bias")
     return [
         *((f"{theirs}.in_proj_{kind}", f"{ours}.in_proj.{kind}") for kind in kinds),
@@ -97,7 +104,7 @@ RESNET: Pairs = [  # torchvision's and Detectron2's
     ),
 ]
 BACKBONE: Pairs = within("backbone.0.body", "backbone", RESNET)
-# Our layers count activation and dropout: linear layer i is number 3 * i.
+# Our Sequential counts activation and dropout, too: linear layer i has index 3 * i.
 FEED_FORWARD: Pairs = [("linear1", "feed_forward.0"), ("linear2", "feed_forward.3")]
 NORMS: Pairs = [(f"norm{i}", f"norm{i}") for i in (1, 2, 3)]
 ENCODER: Pairs = within(

@@ -1,82 +1,68 @@
-"""The kinds of weights that are known, told apart by their names."""
+"""Recognition and description of models by the names and shapes of their weights."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
 
-from .detr import detr_to_baseline, detr_to_softmax
-from .hf import hf_conditional_to_samdetr, hf_dab_to_samdetr, hf_detr_to_samdetr
-from .hf_deformable import hf_deformable_to_samdetr
+from . import hf
+from .detr import detr_to_baseline, detr_to_softmax, torchvision_to_detectron2
 from .official import official_to_samdetr
-from .resnet import torchvision_to_detectron2
 from .rules import ConversionError, StateDict, listed
 
+Convert = Callable[[Mapping[str, Tensor]], StateDict]
+
+# Names that identify the weights of each known code base, as regular expressions.
 DETR_DECODER = r"transformer\.decoder\.layers\.0\."
-HF_DECODER = r"model\.decoder\.layers\.0\."
+DETR_ATTENTION = DETR_DECODER + r"multihead_attn\."
 
 
 class Source(NamedTuple):
-    """A kind of weights to convert from.
+    """A kind of weights that can be converted.
 
     Fields:
-        what: the model, in words.
-        evidence: patterns; for each there is a name that starts with a match.
-        convert: from its weights to ours.
-        remark: what else there is to know, for the help.
-        model_type: what `config.json` says in a folder of the package transformers.
-        author: whose weights they are, if not those of this package.
-        prefixless: if the names lack the part of the model they belong to.
+        what: the model in words, with its article.
+        evidence: regular expressions; each must match the start of some name.
+        convert: conversion of such weights to our names.
+        remark: further help.
+        author: author of the weights.
+        prefixless: True if the names lack the prefix `backbone.`.
     """
 
     what: str
     evidence: tuple[str, ...]
-    convert: Callable[[Mapping[str, Tensor]], StateDict]
+    convert: Convert
     remark: str = ""
-    model_type: str = ""
-    author: str = ""
+    author: str = "samdetr"
     prefixless: bool = False
 
     def fits(self, weights: Mapping[str, Tensor]) -> bool:
-        """If weights may be of this kind."""
-        return _shows(weights, self.evidence)
+        """True if the names of the weights contain all evidence."""
+        return all(_has(weights, pattern) for pattern in self.evidence)
 
 
-def detr(remark: str, part: str, convert: Callable[[Mapping[str, Tensor]], StateDict]) -> Source:
-    """An original DETR, of which a part is needed."""
-    evidence = (DETR_DECODER + r"multihead_attn\.", part)
-    return Source("an original DETR", evidence, convert, remark)
+def _of_transformers(what: str, part: str, convert: Convert) -> Source:
+    help = "the folder it was saved in, or its file"
+    return Source(f"a {what} of transformers", (rf"model\.{part}\.",), convert, help)
 
 
-def pretrained(
-    what: str,
-    model_type: str,
-    evidence: str,
-    convert: Callable[[Mapping[str, Tensor]], StateDict],
-) -> Source:
-    """A model of the package transformers."""
-    what, remark = f"a {what} of transformers", "the folder it was saved in, or its file"
-    return Source(what, (evidence,), convert, remark, model_type)
-
-
-def as_they_are(weights: Mapping[str, Tensor]) -> StateDict:
-    """Weights that have our names or Detectron2's.
-
-    Raises:
-        ConversionError: if they have others.
-    """
-    if not SOURCES["ours"].fits(weights):
-        raise ConversionError(f"not one of ours: its weights are {listed(list(weights))}")
-    return dict(weights)
-
-
-SOURCES = {  # by the tool's names; the first that fits a file is what the file is
+SOURCES = {  # a file is of the first kind that fits
     "official": Source("an official SAM-DETR", (DETR_DECODER + r"attn1\.",), official_to_samdetr),
-    "detr": detr("for a detr_* config, with a new class head", r"bbox_embed\.", detr_to_baseline),
-    "detr-softmax": detr("for a detr_softmax_* config, whole", r"class_embed\.", detr_to_softmax),
+    "detr": Source(
+        "an original DETR",
+        (DETR_ATTENTION, r"bbox_embed\."),
+        detr_to_baseline,
+        "for a detr_* config, with a new class head",
+    ),
+    "detr-softmax": Source(
+        "an original DETR",
+        (DETR_ATTENTION, r"class_embed\."),
+        detr_to_softmax,
+        "for a detr_softmax_* config, complete",
+    ),
     "torchvision": Source(
         "a ResNet of torchvision",
         (r"conv1\.", r"layer1\.0\.conv1\."),
@@ -85,77 +71,136 @@ SOURCES = {  # by the tool's names; the first that fits a file is what the file 
         author="torchvision",
         prefixless=True,
     ),
-    "hf-detr": pretrained(
-        "DETR", "detr", HF_DECODER + r"encoder_attn\.q_proj\.", hf_detr_to_samdetr
+    "hf-detr": _of_transformers(
+        "DETR", r"decoder\.layers\.0\.encoder_attn\.q_proj", hf.hf_detr_to_samdetr
     ),
-    "hf-dab": pretrained(
-        "DAB-DETR", "dab-detr", r"model\.query_refpoint_embeddings\.", hf_dab_to_samdetr
+    "hf-dab": _of_transformers("DAB-DETR", "query_refpoint_embeddings", hf.hf_dab_to_samdetr),
+    "hf-conditional": _of_transformers(
+        "Conditional DETR", r"decoder\.ref_point_head", hf.hf_conditional_to_samdetr
     ),
-    "hf-conditional": pretrained(
-        "Conditional DETR",
-        "conditional_detr",
-        r"model\.decoder\.ref_point_head\.",
-        hf_conditional_to_samdetr,
-    ),
-    "hf-deformable": pretrained(
-        "one-stage Deformable DETR",
-        "deformable_detr",
-        r"model\.reference_points\.",
-        hf_deformable_to_samdetr,
+    "hf-deformable": _of_transformers(
+        "one-stage Deformable DETR", "reference_points", hf.hf_deformable_to_samdetr
     ),
     "ours": Source(
         "one of ours",
         (r"backbone\.(?!0\.)|stem\.conv1\.",),
-        as_they_are,
+        dict,
         "or any other under Detectron2's names; weights alone",
     ),
 }
-STRANGERS = (  # known, and not converted
-    ("a Deformable DETR of its authors", DETR_DECODER + r"cross_attn\.sampling_offsets\."),
-    ("a Conditional DETR of its authors or one of its kin", DETR_DECODER + r"ca_qcontent_proj\."),
-    ("a two-stage Deformable DETR of transformers", r"model\.pos_trans\."),
-    ("a Caffe2 model, which Detectron2's checkpointer reads as it is", r"conv1_w$"),
-)
+UNSUPPORTED = {  # recognised, but not converted
+    DETR_DECODER + r"cross_attn\.sampling_offsets\.": "a Deformable DETR of its authors",
+    DETR_DECODER + r"ca_qcontent_proj\.": "a Conditional DETR of its authors or a descendant",
+    r"model\.pos_trans\.": "a two-stage Deformable DETR of transformers",
+    r"conv1_w$": "a Caffe2 model, which Detectron2's checkpointer reads directly",
+}
+
+# The first pattern that matches the start of a name, in this order, tells the architecture.
+ARCHITECTURES = {
+    r"decoder\.layers\.0\.aligner\.offset\.": "SMCA-DETR",
+    r"decoder\.layers\.0\.aligner\.": "SAM-DETR",
+    r"decoder\.reference\.": "Deformable DETR",
+    r"decoder\.position\.size\.": "DAB-DETR",
+    r"decoder\.scale\.": "Conditional DETR",
+    r"decoder\.heads\.0\.nothing\.": "DETR with a softmax head",
+    r"decoder\.layers\.0\.cross_attention\.": "DETR",
+    r"(proposal_generator|roi_heads|head)\.": "a detector of Detectron2",
+    "": "a backbone",
+}
+# By whether blocks have a third convolution, and the number of blocks of each stage.
+RESNETS: dict[tuple[int, ...], str] = {
+    (True, 3, 4, 6, 3): "ResNet-50",
+    (True, 3, 4, 23, 3): "ResNet-101",
+    (True, 3, 8, 36, 3): "ResNet-152",
+    (False, 2, 2, 2, 2): "ResNet-18",
+    (False, 3, 4, 6, 3): "ResNet-34",
+}
+RESNET = r"(?:backbone\.)?(?:bottom_up\.)?res"
+COUNTED = {
+    "levels": r"neck\.projections\.(\d+)\.",
+    "encoder": r"encoder\.layers\.(\d+)\.",
+    "decoder": r"decoder\.layers\.(\d+)\.",
+}
+ROWS = {  # parameters with a row for each
+    "queries.reference.weight": "queries",
+    "decoder.position.embedding.weight": "queries",
+    "decoder.heads.0.classes.weight": "classes",
+}
 
 
 def recognise(weights: Mapping[str, Tensor]) -> str:
-    """The name in `SOURCES` of what weights are.
+    """Return the key in `SOURCES` for weights.
 
     Raises:
-        ConversionError: if they are something else; it says what, as far as that is known.
+        ConversionError: if they are of no supported kind; it names what is known about them.
     """
-    name, what = _identify(weights)
-    if not name:
-        what = what or f"nothing that is known here: its weights are {listed(list(weights))}"
-        raise ConversionError(f"it is {what}")
-    return name
+    for name, source in SOURCES.items():
+        if source.fits(weights):
+            return name
+    found = next((x for pattern, x in UNSUPPORTED.items() if _has(weights, pattern)), None)
+    raise ConversionError(
+        f"it is {found}, which is not supported"
+        if found
+        else f"it is of no known kind; its weights are {listed(list(weights))}"
+    )
 
 
-def converted(weights: Mapping[str, Tensor], asked: str) -> StateDict:
+def converted(weights: Mapping[str, Tensor], name: str) -> StateDict:
     """Convert weights to our names.
 
     Args:
         weights: names and tensors.
-        asked: what they are, a name in `SOURCES`.
+        name: their kind, a key of `SOURCES`.
 
     Raises:
-        ConversionError: if they are something else.
+        ConversionError: if they are of another kind; it names the kind and its converter.
     """
-    source = SOURCES[asked]
-    name, what = _identify(weights)
-    if what and not source.fits(weights):
-        remedy = f": {name!r} converts it" if name else ""
-        raise ConversionError(f"it is {what}, and {source.what} was asked for{remedy}")
+    source = SOURCES[name]
+    if not source.fits(weights):
+        found = recognise(weights)
+        raise ConversionError(
+            f"it is {SOURCES[found].what}, not {source.what}: {found!r} converts it"
+        )
     return source.convert(weights)
 
 
-def _identify(weights: Mapping[str, Tensor]) -> tuple[str, str]:
-    """Name in `SOURCES`, if any, and words, if anything is known."""
-    for name, source in SOURCES.items():
-        if source.fits(weights):
-            return name, source.what
-    return "", next((what for what, sign in STRANGERS if _shows(weights, (sign,))), "")
+def describe(weights: Mapping[str, Tensor]) -> str:
+    """Return the model in words, such as "SAM-DETR w/ SMCA (ResNet-50, width 256, ...)".
+
+    DC5 is not among them: dilation changes no weight.
+
+    Args:
+        weights: names and shapes of a model of this package or of Detectron2.
+    """
+    details = ", ".join(_details(weights))
+    return _architecture(weights) + (f" ({details})" if details else "")
 
 
-def _shows(weights: Mapping[str, Tensor], evidence: tuple[str, ...]) -> bool:
-    return all(any(re.match(pattern, name) for name in weights) for pattern in evidence)
+def _architecture(weights: Mapping[str, Tensor]) -> str:
+    name = next(x for pattern, x in ARCHITECTURES.items() if _has(weights, pattern))
+    if name == "SAM-DETR":
+        name += "++" if "neck.level_embedding.weight" in weights else ""
+        smca = _has(weights, r"decoder\.layers\.0\.cross_attention\.prior\.")
+        name += " w/ SMCA" if smca else ""
+    return name + (" with denoising queries" if _has(weights, r"denoising\.") else "")
+
+
+def _details(weights: Mapping[str, Tensor]) -> Iterator[str]:
+    blocks = [_count(weights, rf"{RESNET}{i}\.(\d+)\.") for i in (2, 3, 4, 5)]
+    resnet = RESNETS.get((_has(weights, rf"{RESNET}2\.0\.conv3\."), *blocks))
+    if resnet:
+        yield resnet
+    if "neck.projections.0.0.weight" in weights:
+        yield f"width {len(weights['neck.projections.0.0.weight'])}"
+    yield from (f"{x} {n}" for x, pattern in COUNTED.items() if (n := _count(weights, pattern)))
+    yield from (f"{x} {len(weights[name])}" for name, x in ROWS.items() if name in weights)
+    if "neck.projections.0.1.weight" in weights:
+        yield "norm in the neck"
+
+
+def _has(weights: Mapping[str, Tensor], start: str) -> bool:
+    return any(re.match(start, name) for name in weights)
+
+
+def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    return len({match[1] for name in weights if (match := re.match(pattern, name))})
