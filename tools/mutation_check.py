@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Change one operator of the package at a time, in a copy of it, and see that the tests fail.
+"""Mutation test: change one operator of the package at a time and check that its tests fail.
 
-A mutant that lives, one with which all of its tests pass, is a line that no test holds: the exit
-code is 1 then. Run it after a change of the core or of the tests; it takes some minutes.
+A mutant that survives all of its tests is a line without a test; the exit code is then 1. The
+package is changed in a copy. All mutants take some minutes.
 """
 
 from __future__ import annotations
@@ -19,66 +19,63 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "projects/SAMDETR/samdetr"
-OPS = "modeling/ops"
 COPIED = ("configs", "projects", "tests", "tools", "demo.py", "train_net.py", "setup.cfg", "docs")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
 class Mutant(NamedTuple):
-    """A change of the package.
+    """A change of one line.
 
     Fields:
-        file: in the package.
-        old: text that is in it once.
-        new: what takes its place.
-        tests: one of them has to fail.
+        old: text that occurs once in the package.
+        new: its replacement.
+        tests: names of test files, of which one has to fail.
     """
 
-    file: str
     old: str
     new: str
     tests: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.old!r} -> {self.new!r}"
+        return f"{self.old!r} -> {self.new!r}"
 
 
 MUTANTS = (
-    Mutant(f"{OPS}/boxes.py", "area(b) - intersection", "area(b) + intersection", "test_boxes"),
-    Mutant(f"{OPS}/boxes.py", ") - (hull", ") + (hull", "test_boxes"),
-    Mutant("modeling/matcher.py", "cost -= self.giou", "cost += self.giou", "test_matcher"),
-    Mutant("modeling/matcher.py", "positive - negative", "positive + negative", "test_matcher"),
-    Mutant("modeling/criterion.py", "predicted - truth", "predicted + truth", "test_criterion"),
-    Mutant("modeling/criterion.py", "known >= 0", "known > 0", "test_criterion test_denoising"),
-    Mutant("modeling/aligner.py", "2:] * keyp", "2:] / keyp", "test_aligner"),
-    Mutant("modeling/aligner.py", "features * self.co", "features + self.co", "test_aligner"),
-    Mutant(f"{OPS}/roi_align_cpu.py", "bins == left + 1", "bins == left - 1", "test_regions"),
-    Mutant("modeling/smca.py", "/ -self.bandwidth", "/ self.bandwidth", "test_smca"),
-    Mutant(f"{OPS}/attend_tiled.py", "peak.sub_(highest)", "peak.add_(highest)", "test_kernels"),
-    Mutant(f"{OPS}/attend_tiled.py", "offset = -(", "offset = +(", "test_kernels"),
-    Mutant("modeling/denoising.py", "boxes) - 1) *", "boxes) + 1) *", "test_denoising"),
-    Mutant("modeling/denoising.py", "None] != group", "None] == group", "test_denoising"),
-    Mutant("modeling/decoder.py", "REFERENCE) + offset", "REFERENCE) - offset", "test_decoder"),
-    Mutant("modeling/decoder.py", "reference + offset", "reference - offset", "test_decoder"),
-    Mutant("modeling/position.py", "index - self.offset", "index + self.offset", "test_position"),
-    Mutant("modeling/neck.py", "position + embedding", "position - embedding", "test_neck"),
-    Mutant("modeling/encoder.py", "grid / ratio", "grid * ratio", "test_deformable"),
-    Mutant("modeling/encoder.py", "offsets / cells", "offsets * cells", "test_deformable"),
-    Mutant("modeling/meta_arch.py", "_mean) / self", "_mean) * self", "test_meta_arch"),
-    Mutant("data/reading.py", "// 256", "% 256", "test_image_kinds"),
-    Mutant("data/loader.py", "processes + comm", "processes - comm", "test_data_loading"),
-    Mutant("checkpoint.py", "x < last", "x > last", "test_saving"),
+    Mutant("area(b) - intersection", "area(b) + intersection", "test_boxes"),
+    Mutant(") - (hull", ") + (hull", "test_boxes"),
+    Mutant("cost -= self.giou", "cost += self.giou", "test_matcher"),
+    Mutant("positive - negative", "positive + negative", "test_matcher"),
+    Mutant("predicted - truth", "predicted + truth", "test_criterion"),
+    Mutant("known >= 0", "known > 0", "test_criterion test_denoising"),
+    Mutant("2:] * keyp", "2:] / keyp", "test_aligner"),
+    Mutant("features * self.co", "features + self.co", "test_aligner"),
+    Mutant("bins == left + 1", "bins == left - 1", "test_regions"),
+    Mutant("/ -self.bandwidth", "/ self.bandwidth", "test_smca"),
+    Mutant("peak.sub_(highest)", "peak.add_(highest)", "test_kernels"),
+    Mutant("offset = -(", "offset = +(", "test_kernels"),
+    Mutant("boxes) - 1) *", "boxes) + 1) *", "test_denoising"),
+    Mutant("None] != group", "None] == group", "test_denoising"),
+    Mutant("REFERENCE) + offset", "REFERENCE) - offset", "test_decoder"),
+    Mutant("reference + offset", "reference - offset", "test_decoder"),
+    Mutant("index - self.offset", "index + self.offset", "test_position"),
+    Mutant("position + embedding", "position - embedding", "test_neck"),
+    Mutant("grid / ratio", "grid * ratio", "test_deformable"),
+    Mutant("offsets / cells", "offsets * cells", "test_deformable"),
+    Mutant("True) - self.pixel_mean) / self", "True) - self.pixel_mean) * self", "test_meta_arch"),
+    Mutant("// 256", "% 256", "test_image_kinds"),
+    Mutant("processes + comm", "processes - comm", "test_data_loading"),
+    Mutant("x < last", "x > last", "test_saving"),
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try the mutants; returns the exit code."""
+    """Test the mutants; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--list", action="store_true", help="print the mutants, try none")
+    parser.add_argument("--list", action="store_true", help="print the mutants without testing")
     parser.add_argument(
-        "numbers", nargs="*", type=int, metavar="N", help="which to try, of --list (default: all)"
+        "numbers", nargs="*", type=int, metavar="N", help="numbers in --list (default: all)"
     )
     options = parser.parse_args(arguments)
     wrong = [n for n in options.numbers if n not in range(len(MUTANTS))]
@@ -92,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def try_all(mutants: Iterable[Mutant], root: Path = ROOT) -> int:
-    """Try mutants of the checkout at `root`; returns the exit code."""
+    """Test mutants of the checkout at `root`; returns the exit code."""
     mutants = list(mutants)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
@@ -103,7 +100,7 @@ def try_all(mutants: Iterable[Mutant], root: Path = ROOT) -> int:
                 shutil.copy(root / name, copy / name)
         tests = sorted({test for mutant in mutants for test in mutant.tests.split()})
         if not passes(copy, tests):
-            print("the tests fail without a change: mend them first", file=sys.stderr)
+            print("the tests fail without a change: fix them first", file=sys.stderr)
             return 2
         alive = [mutant for mutant in mutants if survives(copy, mutant)]
     print(f"{len(mutants) - len(alive)} of {len(mutants)} mutants were found")
@@ -111,32 +108,34 @@ def try_all(mutants: Iterable[Mutant], root: Path = ROOT) -> int:
 
 
 def survives(copy: Path, mutant: Mutant) -> bool:
-    """Whether the tests of a mutant pass, in a copy that is as it was afterwards."""
-    file = copy / PACKAGE / mutant.file
+    """Return True if the tests of a mutant pass; the copy is restored."""
+    file = find(copy, mutant)
     source = file.read_text()
-    file.write_text(mutated(source, mutant))
+    file.write_text(source.replace(mutant.old, mutant.new))
     try:
         alive = passes(copy, mutant.tests.split())
     finally:
         file.write_text(source)
-    print("ALIVE" if alive else "found", mutant, flush=True)
+    print("ALIVE" if alive else "found", f"{file.name}: {mutant}", flush=True)
     return alive
 
 
-def mutated(source: str, mutant: Mutant) -> str:
-    """The source with the change.
+def find(root: Path, mutant: Mutant) -> Path:
+    """Return the file of the package with the text that a mutant replaces.
 
     Raises:
-        ValueError: if the text to change is not there exactly once.
+        ValueError: if the text does not occur exactly once.
     """
-    count = source.count(mutant.old)
-    if count != 1:
-        raise ValueError(f"{mutant}: the old text is there {count} times, expected once")
-    return source.replace(mutant.old, mutant.new)
+    counts = {x: x.read_text().count(mutant.old) for x in (root / PACKAGE).rglob("*.py")}
+    found = [file for file, count in counts.items() if count]
+    if sum(counts.values()) != 1:
+        places = ", ".join(file.name for file in found) or "no file"
+        raise ValueError(f"{mutant}: the text to replace must occur once, but is in {places}")
+    return found[0]
 
 
 def passes(copy: Path, tests: Sequence[str]) -> bool:
-    """Whether tests pass in a copy of the checkout."""
+    """Return True if tests pass in a copy of the checkout."""
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider"]
         + [str(next((copy / "tests").rglob(f"{name}.py"))) for name in tests],
@@ -145,7 +144,7 @@ def passes(copy: Path, tests: Sequence[str]) -> bool:
         capture_output=True,
         text=True,
     )
-    if process.returncode not in (0, 1):  # neither passed nor failed: no test was run
+    if process.returncode not in (0, 1):  # neither passed nor failed: no test ran
         raise RuntimeError(f"pytest ended with code {process.returncode}: {process.stdout}")
     return process.returncode == 0
 
