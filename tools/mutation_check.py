@@ -49,7 +49,7 @@ MUTANTS = (
     Mutant("known >= 0", "known > 0", "test_criterion test_denoising"),
     Mutant("2:] * keyp", "2:] / keyp", "test_aligner"),
     Mutant("features * self.co", "features + self.co", "test_aligner"),
-    Mutant("bins == left + 1", "bins == left - 1", "test_regions"),
+    Mutant("(bins == left + 1).to", "(bins == left - 1).to", "test_regions"),
     Mutant("/ -self.bandwidth", "/ self.bandwidth", "test_smca"),
     Mutant("peak.sub_(highest)", "peak.add_(highest)", "test_kernels"),
     Mutant("offset = -(", "offset = +(", "test_kernels"),
