@@ -5,7 +5,6 @@ from detectron2.config import LazyCall as L
 
 from samdetr import model_zoo
 from samdetr.data import CocoFiles, load_own_dataset
-from samdetr.export.run import class_names
 from samdetr.metadata import metadata_of
 
 
@@ -20,15 +19,15 @@ def test_names_of_own_data_are_in_its_config_and_nothing_is_read(cfg):
         names="own_val",
         classes=["cat", "dog"],
     )
-    assert metadata_of(cfg).thing_classes == class_names(cfg) == ["cat", "dog"]
+    assert metadata_of(cfg).thing_classes == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("names", ["mini_val", ["mini_val"]])
 def test_names_of_a_registered_set_are_those_of_the_catalog(cfg, names):
     cfg.dataloader.test.dataset.names = names
-    assert class_names(cfg) == [str(x) for x in range(10)]
+    assert metadata_of(cfg).thing_classes == [str(x) for x in range(10)]
 
 
 def test_a_config_without_a_test_set_has_none(cfg):
     cfg.dataloader.test.dataset = {}
-    assert class_names(cfg) == []
+    assert metadata_of(cfg).get("thing_classes") is None

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Write a detector as ONNX, torch.export or TorchScript, and compare each file with the model.
+"""Export a detector to ONNX, torch.export or TorchScript and compare each file with the model.
 
-Boxes are corners (x0, y0, x1, y1) as fractions of the image. A file is written only if at every
-size scores are within 0.001 and boxes within 0.1 pixels of the model's.
+Boxes are corners (x0, y0, x1, y1) as fractions of the image. A file is only kept if its scores are
+within 0.001 and its boxes within 0.1 pixels of the model's at every size.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def argument_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", required=True, metavar="FILE", help="of the model")
+    add("--config-file", required=True, metavar="FILE", help="config of the model")
     add("--weights", default="", metavar="FILE", help="checkpoint (default: random weights)")
     add(
         "--output",
@@ -50,15 +50,15 @@ def argument_parser() -> argparse.ArgumentParser:
         "--preprocessing",
         choices=list(INPUTS),
         default="inside",
-        help="normalisation and padding are done inside of the graph, which then takes pixels and "
-        "the sizes of images, or outside (default: inside)",
+        help="normalise and pad inside the graph, which then takes pixels and the sizes of the "
+        "images, or outside (default: inside)",
     )
     add(
         "--top-k",
         choices=list(OUTPUTS),
         default="inside",
-        help="the best detections are picked inside of the graph, or outside of it, which then "
-        "gives the scores of all queries and classes (default: inside)",
+        help="select the best detections inside the graph, or outside, with the graph returning "
+        "the scores of all queries and classes (default: inside)",
     )
     add("--batch", choices=["any", "1"], default="any", help="images at a time (default: any)")
     add(
@@ -76,7 +76,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Several options take lists, which would swallow the overrides behind them.
+    # Options that take lists would swallow overrides that follow them.
     overrides = [x for x in arguments if "=" in x and not x.startswith("-")]
     parser = argument_parser()
     options = parser.parse_args([x for x in arguments if x not in overrides])

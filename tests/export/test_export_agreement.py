@@ -1,10 +1,10 @@
-"""Detections are compared as sets of pairs of query and class."""
+"""Detections are compared with the nearest query-class pairs of the model."""
 
 import pytest
 import torch
 
 from samdetr.export import Difference
-from samdetr.export.agreement import Pairs, matched
+from samdetr.export.agreement import Pairs, match
 from samdetr.export.graph import AllPairs
 from samdetr.modeling.postprocessing import best
 
@@ -24,7 +24,7 @@ def detections(pairs):
 
 def compare(found, pairs):
     boxes, scores, classes = found
-    return matched(boxes, scores, classes, pairs, COUNT)
+    return match(boxes, scores, classes, pairs, COUNT)
 
 
 def test_the_same_detections_do_not_differ(pairs):
@@ -74,7 +74,7 @@ def test_all_pairs_are_compared_one_by_one(pairs):
     assert difference == pytest.approx((0.25, 2.0), rel=1e-3)
 
 
-def test_a_difference_that_is_no_number_is_too_large():
+def test_nan_exceeds_the_tolerances():
     assert Difference(torch.nan, 0.0) and Difference(0.0, torch.nan)
     assert Difference(0.0, 0.11) and Difference(0.0011, 0.0)
     assert not Difference(0.001, 0.1)

@@ -1,10 +1,10 @@
-"""Export to ONNX, torch.export and TorchScript, each file compared with the model it is from."""
+"""Export to ONNX, torch.export and TorchScript; every file is compared with its model."""
 
 from ..errors import DisagreementError, ExportError
 from .agreement import PIXEL_TOLERANCE, SCORE_TOLERANCE, Difference
+from .exporter import MIN_SIZE, Check, Settings, export_config, export_model
 from .formats import DESCRIPTION, FORMATS, OPSET
 from .graph import INPUTS, OUTPUTS, DetectionGraph
-from .run import MIN_SIZE, Check, Settings, export_config, export_model
 
 __all__ = [
     "DESCRIPTION",

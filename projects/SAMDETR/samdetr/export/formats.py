@@ -1,7 +1,7 @@
-"""The three formats: how a graph is written to a file and how the file is run.
+"""File formats: how a graph is written, and how a file is loaded and run.
 
-Every file holds a description beside the graph, JSON under the name `DESCRIPTION`: what pictures
-the graph wants and what its numbers mean.
+Every file carries a JSON description named `DESCRIPTION`: the images that the graph expects and the
+meaning of its outputs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -31,14 +30,14 @@ Runner = Callable[..., Sequence[Tensor]]
 
 
 class Source:
-    """A graph, traced no more often than its formats need.
+    """A graph to be written to one or several files; torch.export traces it once for all.
 
     Args:
         graph: in evaluation mode.
-        example: inputs to trace with. They must be several images, of whose height and width none
-            equals another dimension: what is equal by chance is taken to be equal always.
-        any_batch: if the number of images shall be free, else it is 1.
-        description: what to write beside the graph.
+        example: inputs for tracing. They must be several images whose height and width equal no
+            other dimension: torch.export takes equal dimensions to be equal for all inputs.
+        any_batch: leave the number of images free; otherwise it is 1.
+        description: content of the JSON description.
     """
 
     def __init__(
@@ -50,18 +49,16 @@ class Source:
     ):
         self.graph = graph
         self.example = example if any_batch else tuple(x[:1] for x in example)
-        fixed = () if any_batch else (0,)
-        self.axes = {
-            name: {axis: label for axis, label in axes.items() if axis not in fixed}
-            for name, axes in (*graph.inputs.axes.items(), *graph.outputs.axes.items())
-        }
-        self.input_names, self.output_names = list(graph.inputs.axes), list(graph.outputs.axes)
+        self.axes = tuple(
+            {axis: name for axis, name in axes.items() if any_batch or name != "batch"}
+            for axes in graph.inputs.axes.values()
+        )
         self.description = json.dumps(description)
 
     @cached_property
     def program(self) -> ExportedProgram:
-        """The graph by torch.export."""
-        shapes = tuple({axis: Dim.DYNAMIC for axis in self.axes[x]} for x in self.input_names)
+        """The graph as traced by torch.export."""
+        shapes = tuple(dict.fromkeys(axes, Dim.DYNAMIC) for axes in self.axes)
         with torch.no_grad(), traceable_kernels():
             return torch.export.export(
                 self.graph, self.example, dynamic_shapes=shapes, strict=False
@@ -69,69 +66,57 @@ class Source:
 
 
 def write_pt2(source: Source, path: Path) -> None:
-    """An archive of torch.export."""
+    """Write an archive of torch.export."""
     torch.export.save(source.program, path, extra_files={DESCRIPTION: source.description})
 
 
 def load_pt2(path: Path) -> Runner:
-    """A module of PyTorch."""
+    """Load an archive of torch.export."""
     return torch.export.load(path).module()
 
 
 def write_torchscript(source: Source, path: Path) -> None:
-    """A trace through Detectron2's adapter."""
+    """Write a TorchScript trace, made through Detectron2's adapter."""
     adapter = TracingAdapter(source.graph, source.example)
-    with traceable_kernels(), warnings.catch_warnings():
-        # Of numbers that a trace keeps; here they are numbers of channels, queries and classes.
+    with torch.no_grad(), traceable_kernels(), warnings.catch_warnings():
+        # About constants in the trace; here they are numbers of channels, queries and classes.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
         torch.jit.save(traced, str(path), _extra_files={DESCRIPTION: source.description})
 
 
 def load_torchscript(path: Path) -> Runner:
-    """A module of PyTorch."""
+    """Load a TorchScript module."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # that TorchScript is deprecated
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated
         return torch.jit.load(str(path))
 
 
 def write_onnx(source: Source, path: Path) -> None:
-    """A model of ONNX, checked by its own checker."""
+    """Write an ONNX model and run ONNX's checker on it."""
     import onnx
 
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # what it did not optimise
-    with torch.no_grad():
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it reports skipped optimisations
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name")  # several inputs have a "batch"
         exported = torch.onnx.export(
             source.program,
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            input_names=source.input_names,
-            output_names=source.output_names,
+            input_names=list(source.graph.inputs.axes),
+            output_names=list(source.graph.outputs.axes),
+            dynamic_shapes=source.axes,  # names of the free axes
         )
-    assert exported is not None  # as it is by dynamo
+    assert exported is not None  # None only without dynamo
     model = exported.model_proto
-    name_axes(model.graph, source.axes)
     onnx.helper.set_model_props(model, {DESCRIPTION: source.description})
     onnx.save(model, str(path))
     onnx.checker.check_model(str(path))
 
 
-def name_axes(graph: Any, axes: Mapping[str, Mapping[int, str]]) -> None:
-    """Call the free axes of a graph of ONNX what they are instead of "s14", in place."""
-    names = {}
-    for value in graph.input:
-        for axis, label in axes[value.name].items():
-            names[value.type.tensor_type.shape.dim[axis].dim_param] = label
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                text = re.sub(r"\w+", lambda x: names.get(x[0], x[0]), dim.dim_param)
-                dim.dim_param = text
-
-
 def load_onnx(path: Path) -> Runner:
-    """A session of ONNX Runtime, for tensors."""
+    """Load an ONNX model into ONNX Runtime; it takes and returns tensors."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -145,12 +130,12 @@ def load_onnx(path: Path) -> Runner:
 
 
 class Format(NamedTuple):
-    """A kind of file.
+    """A file format.
 
     Fields:
-        write: a source to a path.
-        load: a path to a function of the inputs that returns the outputs.
-        needs: modules that are an extra of this package.
+        write: write a source to a path.
+        load: load a file as a function from inputs to outputs.
+        needs: modules of the `export` extra of this package.
     """
 
     write: Callable[[Source, Path], None]
@@ -166,19 +151,19 @@ FORMATS = {
 
 
 def format_of(path: Path) -> Format:
-    """The format that the suffix of a path names.
+    """Return the format for the suffix of a path.
 
     Raises:
-        ExportError: if it names none, or one for which a module is not installed.
+        ExportError: if there is none, or if a module it needs is not installed.
     """
     if path.suffix not in FORMATS:
         raise ExportError(f"output {str(path)!r} must end in one of {', '.join(FORMATS)}")
-    kind = FORMATS[path.suffix]
-    for name in kind.needs:
+    file_format = FORMATS[path.suffix]
+    for name in file_format.needs:
         try:
             importlib.import_module(name)
         except ImportError as error:
             raise ExportError(
                 f"output {str(path)!r} needs {name} ({error}): run `pip install samdetr[export]`"
             ) from error
-    return kind
+    return file_format

@@ -1,7 +1,7 @@
-"""The detector in parts that become a graph for images of all sizes; the one place that says which.
+"""Modules and kernels that can be traced for images of all sizes.
 
-On a CPU the kernels of `modeling/ops/` have lists and loops that depend on numbers. Here they are
-matrix products and operators that every runtime has, with the same results to rounding.
+Kernels for the CPU in `modeling/ops/` build lists that depend on tensor values. Here they are
+replaced by matrix products and standard operators, with the same results up to rounding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
-from ..errors import ExportError
 from ..modeling import (
     SAMDETR,
     FastestPooler,
@@ -33,18 +32,18 @@ from ..structures import FeatureLevel
 class TraceablePooler(SeparablePooler):
     """RoIAlign as matrix products, on maps of any size.
 
-    With room for one sample more than there can be: what has the length 1 while it is traced is
-    taken to have it always.
+    Room for one more sample than needed keeps dimensions from having length 1 in the trace, which
+    torch.export would then assume for all inputs.
     """
 
     def weights(self, boxes: Tensor, level: FeatureLevel) -> tuple[Tensor, Tensor]:
-        """As in the parent."""
+        """Same as in the parent."""
         return bin_weights(boxes, level, self.size, spare=1)
 
 
 @torch.no_grad()
 def fold(conv: FoldedConv2d) -> Conv2d:
-    """A convolution with its frozen norm in the weights, once and not at every call."""
+    """Fold the frozen norm of a convolution into its weights."""
     scale, bias = conv.scale_and_bias()
     plain = Conv2d(
         conv.in_channels,
@@ -63,7 +62,7 @@ def fold(conv: FoldedConv2d) -> Conv2d:
 
 
 def as_products(pooler: FastestPooler | GatherPooler | RoIAlignPooler) -> TraceablePooler:
-    """The same pooling as matrix products."""
+    """Return the same pooling as matrix products."""
     return TraceablePooler(pooler.size)
 
 
@@ -76,25 +75,8 @@ REPLACEMENTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
 }
 
 
-def check_model(model: nn.Module) -> SAMDETR:
-    """The model, as one that can be exported.
-
-    Raises:
-        ExportError: if it is no SAMDETR, or one that detects in mixed precision.
-    """
-    if not isinstance(model, SAMDETR):
-        raise ExportError(f"the model is a {type(model).__name__}, must be a SAMDETR")
-    if model.inference_dtype != torch.float32:
-        name = str(model.inference_dtype).removeprefix("torch.")
-        raise ExportError(
-            f"model.inference_dtype is {name}, but what is exported computes in float32: set it to "
-            "float32"
-        )
-    return model
-
-
 def traceable(model: SAMDETR) -> SAMDETR:
-    """A copy of a detector in evaluation mode, of parts that trace, without those for training."""
+    """Copy a detector with traceable modules and without the modules used in training."""
     copy = deepcopy(model)
     copy.denoising, copy.criterion = NoDenoising(), nn.Identity()
     for parent in list(copy.modules()):
@@ -106,7 +88,7 @@ def traceable(model: SAMDETR) -> SAMDETR:
 
 @contextmanager
 def traceable_kernels() -> Iterator[None]:
-    """Attention and deformable sampling by PyTorch's operators, inside of it."""
+    """Context manager that selects kernels of standard operators in the block."""
     chosen = sampling.backend, kernels.backend
     sampling.backend, kernels.backend = "grid", "plain"
     try:

@@ -1,6 +1,6 @@
-"""A whole export: from a detector, or its config, to files that were compared with it.
+"""Export of a detector, or of the model of a config, to files that agree with it.
 
-Sizes: of images, (height, width) in pixels.
+Sizes of images are (height, width) in pixels.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,21 +27,20 @@ from ..modeling import SAMDETR
 from .agreement import Difference, Pairs
 from .formats import Source, format_of
 from .graph import INPUTS, OUTPUTS, DetectionGraph, NormalisedInputs, detect
-from .traceable import check_model
 
-TRACED_SIZES = ((160, 224), (144, 200))  # 160 and 224 are no two equal numbers at any stride
-MIN_SIZE = 65  # a map of one cell is a case of its own; the largest stride is 64
-CHECKED_SHAPES = ((480, 640), (640, 480), (640, 640))  # of pictures, before they are resized
+TRACED_SIZES = ((160, 224), (144, 200))  # feature maps of 160 x 224 have no equal sides
+MIN_SIZE = 65  # at the largest stride, 64, smaller images have a map of a single row or column
+CHECKED_SHAPES = ((480, 640), (640, 480), (640, 640))  # before the images are resized
 
 
 class Settings(NamedTuple):
-    """How to export.
+    """Options of an export.
 
     Fields:
-        preprocessing: "inside" of the graph or "outside", a key of `INPUTS`.
-        top_k: the same for picking the best detections, a key of `OUTPUTS`.
-        any_batch: if the number of images shall be free, else it is 1.
-        sizes: at which to compare.
+        preprocessing: "inside" or "outside" of the graph, a key of `INPUTS`.
+        top_k: place where the best detections are selected, a key of `OUTPUTS`.
+        any_batch: leave the number of images free; otherwise it is 1.
+        sizes: image sizes at which the file is compared with the model.
     """
 
     preprocessing: str = "inside"
@@ -55,7 +53,7 @@ DEFAULT = Settings()
 
 
 class Check(NamedTuple):
-    """One comparison of a file with the model."""
+    """Result of comparing a file with the model on one batch."""
 
     path: Path
     sizes: list[tuple[int, int]]  # of the images of the batch
@@ -75,12 +73,13 @@ def export_config(
     report: Callable[[Check], Any] = print,
     trusted: bool = False,
 ) -> list[Check]:
-    """Export the model of a config; `settings.sizes` may be empty for those the config suggests.
+    """Export the model of a config.
 
     Args:
         config_file, overrides, trusted: as in `engine.load_config`.
-        weights: checkpoint; "" leaves the random weights of `train.seed`, or of seed 0.
-        paths, settings, report: as in `export_model`.
+        weights: checkpoint; "" keeps random weights, seeded by `train.seed`.
+        paths, settings, report: as in `export_model`; without `settings.sizes`, files are compared
+            at the sizes to which the config resizes CHECKED_SHAPES.
 
     Raises:
         ConfigError, CheckpointError: if the config or the checkpoint cannot be used.
@@ -94,8 +93,8 @@ def export_config(
     torch.manual_seed(max(cfg.train.seed, 0))
     model = build(cfg.model, "model").eval()
     Checkpointer(model).load(weights)
-    description = {"resize": resize, "classes": class_names(cfg)}
-    return export_model(model, paths, settings, description, report)
+    classes = [*metadata_of(cfg).get("thing_classes", [])]
+    return export_model(model, paths, settings, {"resize": resize, "classes": classes}, report)
 
 
 def export_model(
@@ -105,85 +104,85 @@ def export_model(
     description: Mapping[str, Any] | None = None,
     report: Callable[[Check], Any] = print,
 ) -> list[Check]:
-    """Export a detector on the CPU; a path is written only if its file agrees with the model.
+    """Export a detector on the CPU; a file is only kept if it agrees with the model.
 
     Args:
         model: a `SAMDETR` in evaluation mode.
-        paths: files to write; the suffix says the format, see `FORMATS`.
-        settings: how.
-        description: what to say in the file beside what is known of the model: `resize`, with
-            `short_edge` and `max_size`, and `classes`, their names.
-        report: is called with each comparison.
+        paths: files to write, whose suffixes select the formats (see `FORMATS`).
+        settings: options.
+        description: entries to add to the file's description: `resize`, with `short_edge` and
+            `max_size`, and `classes`, a list of names.
+        report: called with each comparison.
 
     Returns:
         The comparisons.
 
     Raises:
         ExportError: if the model or a path cannot be exported.
-        DisagreementError: if a file finds something else than the model.
+        DisagreementError: if the detections of a file differ from the model's.
         OSError: if a path cannot be written.
     """
     _check_paths(paths)
+    detector = _check_model(model)
     inputs, outputs = INPUTS[settings.preprocessing], OUTPUTS[settings.top_k]
-    detector = check_model(model)
     graph = DetectionGraph(detector, inputs(detector), outputs(detector)).eval()
-    facts = {**describe(detector, settings), **(description or {})}
     example = graph.inputs.collect(detector, [random_image(x) for x in TRACED_SIZES])
+    facts = {**describe(detector, settings), **(description or {})}
     source = Source(graph, example, settings.any_batch, facts)
-    cases = [[size] for size in settings.sizes]
-    if settings.any_batch and len(cases) > 1:
-        cases.append([*settings.sizes[:2]])
+    return [
+        check for path in paths for check in _export(detector, source, Path(path), settings, report)
+    ]
+
+
+def _export(
+    model: SAMDETR, source: Source, path: Path, settings: Settings, report: Callable[[Check], Any]
+) -> list[Check]:
+    """Write a file beside `path`, compare it, and move it to `path` if it agrees."""
+    batches = [[size] for size in settings.sizes]
+    if settings.any_batch and len(batches) > 1:
+        batches.append([*settings.sizes[:2]])
     checks = []
-    with ExitStack() as stack:
-        # Made before the work begins, where the files will be.
-        folders = [
-            stack.enter_context(tempfile.TemporaryDirectory(dir=Path(x).parent)) for x in paths
-        ]
-        for path, folder in zip(map(Path, paths), folders):
-            written = Path(folder, path.name)
-            format_of(path).write(source, written)
-            for check in compare(detector, graph, written, cases):
-                check = check._replace(path=path)
-                report(check)
-                if check.difference:
-                    raise DisagreementError(f"{check}: too much, it is not written")
-                checks.append(check)
-            os.replace(written, path)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        written = Path(folder, path.name)
+        format_of(path).write(source, written)
+        for check in compare(model, source.graph, written, batches):
+            checks.append(check._replace(path=path))
+            report(checks[-1])
+            if check.difference:
+                raise DisagreementError(f"{checks[-1]}, more than the tolerance: not written")
+        os.replace(written, path)
     return checks
 
 
 @torch.no_grad()
 def compare(
-    model: SAMDETR,
-    graph: DetectionGraph,
-    path: Path,
-    cases: Sequence[Sequence[tuple[int, int]]],
+    model: SAMDETR, graph: DetectionGraph, path: Path, batches: Sequence[Sequence[tuple[int, int]]]
 ) -> Iterator[Check]:
-    """Run a file and the model on images of noise.
+    """Run a file, and the model with its default kernels, on random images.
 
     Args:
-        model: as it is used, with all its fast ways.
-        graph: what the file was made of, for what its inputs and outputs mean.
+        model: the detector.
+        graph: the exported graph.
         path: the file.
-        cases: sizes of the images of each batch.
+        batches: sizes of the images of each batch.
     """
     run = format_of(path).load(path)
-    for sizes in cases:
+    for sizes in batches:
         images = [random_image(x) for x in sizes]
         found = run(*graph.inputs.collect(model, images))
-        boxes, scores = detect(model, *NormalisedInputs.collect(model, images))
+        expected = detect(model, *NormalisedInputs.collect(model, images))
         extent = torch.tensor([[width, height] * 2 for height, width in sizes])
-        yield Check(path, [*sizes], graph.outputs.compare(found, Pairs(boxes, scores, extent)))
+        yield Check(path, [*sizes], graph.outputs.compare(found, Pairs(*expected, extent)))
 
 
 def random_image(size: tuple[int, int]) -> Tensor:
-    """(3, H, W) uint8, the same for the same size."""
+    """Return a (3, H, W) uint8 image, always the same for the same size."""
     generator = torch.Generator().manual_seed(size[0] * 10_000 + size[1])
     return torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)
 
 
 def describe(model: SAMDETR, settings: Settings) -> dict[str, Any]:
-    """What whoever runs the file must know of the model."""
+    """Return the facts about a model that are needed to run its file."""
     return {
         "samdetr": __version__,
         "preprocessing": settings.preprocessing,
@@ -199,19 +198,16 @@ def describe(model: SAMDETR, settings: Settings) -> dict[str, Any]:
 
 
 def resizing(cfg: DictConfig) -> dict[str, int] | None:
-    """`short_edge` and `max_size` that the config's test images are resized to, if they are."""
-    augmentations = cfg.dataloader.test.mapper.get("augmentations", [])
-    for augmentation in map(instantiate, augmentations):
+    """Return `short_edge` and `max_size` of the config's test images; None if not resized."""
+    for augmentation in map(instantiate, cfg.dataloader.test.mapper.get("augmentations", [])):
         if isinstance(augmentation, ResizeShortestEdge) and augmentation.short_edge_length[0]:
-            return {
-                "short_edge": augmentation.short_edge_length[0],
-                "max_size": augmentation.max_size,
-            }
+            short_edge, max_size = augmentation.short_edge_length[0], augmentation.max_size
+            return {"short_edge": short_edge, "max_size": max_size}
     return None
 
 
 def resized(size: tuple[int, int], resize: Mapping[str, int] | None) -> tuple[int, int]:
-    """A size after resizing as by `resizing`."""
+    """Return a size after `resizing`."""
     if resize is None:
         return size
     edges = resize["short_edge"], resize["max_size"]
@@ -219,13 +215,17 @@ def resized(size: tuple[int, int], resize: Mapping[str, int] | None) -> tuple[in
     return height, width
 
 
-def class_names(cfg: DictConfig) -> list[str]:
-    """Names of the classes of the config's test set, if they are known without reading it."""
-    return [*metadata_of(cfg).get("thing_classes", [])]
+def _check_model(model: nn.Module) -> SAMDETR:
+    if not isinstance(model, SAMDETR):
+        raise ExportError(f"the model is a {type(model).__name__}, must be a SAMDETR")
+    if model.inference_dtype != torch.float32:
+        name = str(model.inference_dtype).removeprefix("torch.")
+        raise ExportError(f"model.inference_dtype is {name}, must be float32 for an export")
+    return model
 
 
 def _check_paths(paths: Sequence[str | Path]) -> None:
-    """Raise ExportError unless all can be written, as far as can be known."""
+    """Raise ExportError for a path of no format, or in a folder that does not exist."""
     if not paths:
         raise ExportError("there must be an output, got none")
     for path in map(Path, paths):
