@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from samdetr.modeling.ops.deformable_triton import sample_triton
+from samdetr.modeling.ops.deformable import sample_by_triton
 
 
 def main(inputs: str, outputs: str) -> None:
@@ -12,7 +12,7 @@ def main(inputs: str, outputs: str) -> None:
     results = []
     for sizes, *tensors, upstream in torch.load(inputs):
         tensors = [x.requires_grad_() for x in tensors]
-        out = sample_triton(tensors[0], sizes, *tensors[1:])
+        out = sample_by_triton(tensors[0], sizes, *tensors[1:])
         results.append([out.detach(), *torch.autograd.grad(out, tensors, upstream)])
     torch.save(results, outputs)
 

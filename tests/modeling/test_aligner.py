@@ -21,7 +21,7 @@ from samdetr.modeling import (
     SemanticsAligner,
     SeparablePooler,
 )
-from samdetr.modeling.ops.regions import PooledRegions
+from samdetr.modeling.ops.roi_align import Regions
 from samdetr.modeling.position import sine_embedding
 
 DIM, POINTS = 32, 4
@@ -162,7 +162,7 @@ def place_keypoints(resampler, offsets):
 
 def make_regions(size=7):
     """Regions, boxes and a level whose second image is padded."""
-    regions = PooledRegions(torch.randn(2, 3, REGION_DIM, size, size))
+    regions = Regions(torch.randn(2, 3, REGION_DIM, size, size))
     return regions, make_boxes(2, 3), make_level(dim=REGION_DIM)
 
 

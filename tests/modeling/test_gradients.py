@@ -59,10 +59,10 @@ from samdetr.modeling import (
     UnpaddedPooler,
 )
 from samdetr.modeling.backbone import FoldedConv2d
-from samdetr.modeling.ops import attend_tiled as strips
-from samdetr.modeling.ops.attend_tiled import StripAttention
+from samdetr.modeling.ops import attend_tiled
+from samdetr.modeling.ops.attend_tiled import TiledAttention
 from samdetr.modeling.ops.deformable import ShortSoftmax
-from samdetr.modeling.ops.deformable_cpu import BagSampling
+from samdetr.modeling.ops.deformable_cpu import EmbeddingBagSampling
 from samdetr.modeling.position import sine
 from samdetr.structures import AlignedQueries, FeatureLevel, Predictions, Queries, Targets
 
@@ -120,14 +120,14 @@ def strip_inputs(shared: bool) -> list[Tensor]:
     ("padded", "shared", "rows_at_once"), [(True, True, 3), (True, False, 1), (False, True, 100)]
 )
 def test_attention_in_strips(padded, shared, rows_at_once, monkeypatch):
-    monkeypatch.setattr(strips, "CPU_SCORES", rows_at_once * 5 * HEADS * 3)
+    monkeypatch.setattr(attend_tiled, "CPU_SCORES", rows_at_once * 5 * HEADS * 3)
 
     def attend(query, key, value, columns, rows):
         if padded:
             outside = torch.zeros(2, 1, 1, 5, dtype=torch.bool)
             outside[1, ..., 3:] = True
             columns = columns.masked_fill(outside, -math.inf)
-        return StripAttention.apply(query, key, value, columns, rows)
+        return TiledAttention.apply(query, key, value, columns, rows)
 
     assert_right(attend, *strip_inputs(shared), exhaustive=shared and padded and rows_at_once == 3)
 
@@ -211,7 +211,7 @@ def test_deformable_sampling_inside_of_maps_and_around_them(chunk, monkeypatch):
     value = torch.randn(2, sum(h * w for h, w in SIZES), 2, 3)
     locations = torch.rand(2, 3, 2, len(SIZES), 4, 2) * 2 - 0.5
     assert_right(
-        lambda value, places, weights: BagSampling.apply(value, SIZES, places, weights),
+        lambda value, places, weights: EmbeddingBagSampling.apply(value, SIZES, places, weights),
         *(value, locations, torch.randn(locations.shape[:-1])),
         exhaustive=chunk > 1,
     )

@@ -24,6 +24,7 @@ from samdetr.modeling import (
     SinePosition,
     UnpaddedPooler,
 )
+from samdetr.modeling.ops import backends
 from samdetr.structures import Predictions
 
 ALIGNER = "decoder__layer__aligner__pooler___target_"
@@ -41,12 +42,11 @@ def test_encodings_are_zero_on_padding_and_else_those_of_the_released_models(siz
 
 
 @pytest.mark.parametrize("size", [7, 2])
-@pytest.mark.parametrize("traced", [False, True])
-def test_regions_of_a_padded_map_are_those_of_the_map_alone(size, traced, monkeypatch):
-    if traced:  # by products then, as on a GPU
-        monkeypatch.setattr("samdetr.modeling.ops.roi_align.eager_on_cpu", lambda device: False)
+@pytest.mark.parametrize("backend", ["embedding_bag", "products"])
+def test_regions_of_a_padded_map_are_those_of_the_map_alone(size, backend):
     level, boxes = make_level(9, 11, [(9, 11), (4, 6)], dim=5), make_boxes(2, 60)
-    bins = UnpaddedPooler(size)(boxes, level).bins()
+    with backends(roi_align=backend):
+        bins = UnpaddedPooler(size)(boxes, level).bins()
     for image, (rows, columns) in enumerate([(9, 11), (4, 6)]):
         tokens = level.tokens[image].unflatten(0, (9, 11))[:rows, :columns].flatten(0, 1)
         alone = make_level(rows, columns, [(rows, columns)], dim=5)._replace(tokens=tokens[None])

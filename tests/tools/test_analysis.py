@@ -17,7 +17,7 @@ from samdetr.engine import load_config
 from samdetr.modeling import KeypointResampler, RoIAlignPooler, SeparablePooler
 from samdetr.modeling.attention import attend
 from samdetr.modeling.encoder import DeformableAttention
-from samdetr.modeling.ops.regions import PooledRegions
+from samdetr.modeling.ops.roi_align import Regions
 
 pytestmark = pytest.mark.slow
 
@@ -132,7 +132,7 @@ def test_the_separable_pooler_counts_its_products_and_the_sums_of_its_weights():
 
 def test_the_resampler_counts_four_per_channel_of_a_keypoint():
     resampler = KeypointResampler(8, num_points=5, region_size=3, reduced_dim=2, hidden_dims=(4, 6))
-    regions = PooledRegions(torch.randn(2, 3, 8, 3, 3))
+    regions = Regions(torch.randn(2, 3, 8, 3, 3))
     layers = 9 * 8 * 2 + 9 * 2 * 4 + 4 * 6 + 6 * 10
     flops = count(resampler, regions, make_boxes(2, 3), make_level(dim=8))
     assert flops == 2 * 3 * (layers + 4 * 5 * 8)

@@ -26,8 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from samdetr.errors import SamdetrError
 from samdetr.model_zoo import markdown_table
 from samdetr.modeling import SAMDETR
-from samdetr.modeling.ops import attend as kernels
-from samdetr.modeling.ops import deformable as sampling
+from samdetr.modeling.ops import backends
 
 # Most images of COCO have 640 x 480 or 640 x 427 pixels: this is what `dataloader.test` makes of
 # them. The paper's figures are means over the first 100 images of val2017, as since DETR.
@@ -168,18 +167,15 @@ class FlopCounter(TorchDispatchMode):
 
     def run(self, *inputs: Any) -> None:
         """Call the module and count."""
-        # Compiled kernels are no operators that could be counted, others do more than is asked.
-        chosen = sampling.backend, kernels.backend
-        sampling.backend, kernels.backend = "grid", "plain"
         hooks = []
         for name, module in self.model.named_modules():
             hooks.append(module.register_forward_pre_hook(partial(self._enter, name)))
             hooks.append(module.register_forward_hook(self._leave))
         try:
-            with torch.no_grad(), self:
+            # By PyTorch's own operators, for which there are formulas.
+            with torch.no_grad(), backends(attend="plain", deformable="grid"), self:
                 self.model(*inputs)
         finally:
-            sampling.backend, kernels.backend = chosen
             for hook in hooks:
                 hook.remove()
 

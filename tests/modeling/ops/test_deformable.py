@@ -19,8 +19,8 @@ from samdetr.modeling import (
     SinePosition,
 )
 from samdetr.modeling.encoder import DeformableAttention, cell_centres
-from samdetr.modeling.ops import deformable as sampling
-from samdetr.modeling.ops.deformable import softmax
+from samdetr.modeling.ops import backends
+from samdetr.modeling.ops.deformable import sample_by_grid, sample_levels, softmax
 
 SIZES = {
     "odd": [(5, 7), (3, 4)],
@@ -31,11 +31,10 @@ SIZES = {
 COMPASS = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
 
 
-@pytest.fixture(params=["plain", "grid", "compiled"])
-def backend(request, monkeypatch):
-    if request.param not in sampling.BACKENDS:
-        pytest.skip("the package of the compiled backend, torch-ms-deform-attn, is not installed")
-    monkeypatch.setattr(sampling, "backend", request.param)
+@pytest.fixture(params=["embedding_bag", "grid"])
+def backend(request):
+    with backends(deformable=request.param):
+        yield
 
 
 def make_samples(sizes, dtype=torch.float32, queries=6, heads=2, points=3, dim=4):
@@ -84,7 +83,7 @@ def test_samples_and_gradients_equal_those_of_loops(backend, sizes, dtype, atol)
     upstream = torch.randn(2, 6, 2, 4, dtype=dtype)
     arrays = [x.detach().double().numpy() for x in (*inputs, upstream)]
 
-    out = sampling.sample_levels(inputs[0], sizes, *inputs[1:])
+    out = sample_levels(inputs[0], sizes, *inputs[1:])
     gradients = torch.autograd.grad(out, inputs, upstream.flatten(2))
 
     expected, slopes = loop_samples(sizes, *arrays)
@@ -102,7 +101,7 @@ def test_backends_agree_on_maps_of_a_padded_batch(backend, dtype, error):
         value[1, 300:500] = 0.0  # as padding is
         weights.copy_(weights.flatten(-2).softmax(-1).view_as(weights))
     results = []
-    for sample in (sampling.sample_plain, sampling.sample_levels):
+    for sample in (sample_by_grid, sample_levels):
         out = sample(value, sizes, locations, weights)
         gradients = torch.autograd.grad(out.sin().sum(), (value, locations, weights))
         results.append([out, *gradients])
@@ -114,7 +113,7 @@ def test_the_centre_of_a_cell_gives_the_cell_and_a_place_outside_nothing(backend
     value = torch.randn(1, 15, 1, 4)
     places = torch.tensor([[(3 + 0.5) / 5, (1 + 0.5) / 3], [-0.6 / 5, 0.5], [0.5, 1 + 0.6 / 3]])
     locations = places.view(1, 3, 1, 1, 1, 2)
-    out = sampling.sample_levels(value, [(3, 5)], locations, torch.ones(1, 3, 1, 1, 1))
+    out = sample_levels(value, [(3, 5)], locations, torch.ones(1, 3, 1, 1, 1))
     assert_close(out[0, 0], value[0, 1 * 5 + 3, 0], atol=1e-5, rtol=0)
     assert not out[0, 1:].any()
 

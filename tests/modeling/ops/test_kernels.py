@@ -9,9 +9,8 @@ from torch.testing import assert_close
 import oracles
 from conftest import make_aligned, make_level, randomize
 from samdetr.modeling import AlignedCrossAttention, GaussianPrior
-from samdetr.modeling.ops import attend as kernels
-from samdetr.modeling.ops import attend_tiled as strips
-from samdetr.modeling.ops.attend import SeparableBias, attend
+from samdetr.modeling.ops import attend_tiled, backends
+from samdetr.modeling.ops.attend import SeparableBias, attend, attend_plain
 
 HEADS, QUERIES = 4, 5
 SIZES = [(1, 1), (7, 3), (1, 9), (9, 1)]
@@ -56,18 +55,19 @@ def results(function, inputs):
     return out, *torch.autograd.grad(out, inputs, torch.randn(out.shape).to(out.dtype))
 
 
-@pytest.mark.parametrize("backend", ["strips", "plain"])
+@pytest.mark.parametrize("backend", ["tiled", "plain"])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("rows_at_once", [1, 2, 4, 100])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_outputs_and_gradients_are_those_of_all_scores_at_once(
     height, width, rows_at_once, shared, backend, monkeypatch
 ):
-    monkeypatch.setattr(strips, "CPU_SCORES", rows_at_once * width * ROW_SCORES)
-    monkeypatch.setattr(kernels, "backend", backend)
+    monkeypatch.setattr(attend_tiled, "CPU_SCORES", rows_at_once * width * ROW_SCORES)
     inputs = make_inputs(height, width, shared)
     expected = results(everything_at_once, inputs)
-    for ours, slow in zip(results(attend, inputs), expected, strict=True):
+    with backends(attend=backend):
+        found = results(attend, inputs)
+    for ours, slow in zip(found, expected, strict=True):
         assert_close(ours, slow, atol=1e-5, rtol=1e-4)
 
 
@@ -76,7 +76,7 @@ def test_outputs_and_gradients_are_those_of_all_scores_at_once(
 def test_images_whose_scores_fit_together_are_attended_together(
     images_at_once, shared, monkeypatch
 ):
-    monkeypatch.setattr(strips, "CPU_SCORES", images_at_once * 4 * 3 * ROW_SCORES)
+    monkeypatch.setattr(attend_tiled, "CPU_SCORES", images_at_once * 4 * 3 * ROW_SCORES)
     inputs = make_inputs(4, 3, shared, images=5)
     expected = results(everything_at_once, inputs)
     for ours, slow in zip(results(attend, inputs), expected, strict=True):
@@ -85,7 +85,7 @@ def test_images_whose_scores_fit_together_are_attended_together(
 
 @pytest.mark.parametrize("sharpness", [1e2, 1e4])
 def test_weights_that_nearly_all_vanish_do_no_harm(sharpness, monkeypatch):
-    monkeypatch.setattr(strips, "CPU_SCORES", 2 * 3 * ROW_SCORES)
+    monkeypatch.setattr(attend_tiled, "CPU_SCORES", 2 * 3 * ROW_SCORES)
     inputs = make_inputs(7, 3, sharpness=sharpness, dtype=torch.float64)
     expected = results(everything_at_once, inputs)
     for ours, slow in zip(results(attend, inputs), expected, strict=True):
@@ -97,7 +97,7 @@ def test_weights_that_nearly_all_vanish_do_no_harm(sharpness, monkeypatch):
 
 
 def test_a_strip_without_any_cell_of_the_image_adds_nothing(monkeypatch):
-    monkeypatch.setattr(strips, "CPU_SCORES", 3 * ROW_SCORES)
+    monkeypatch.setattr(attend_tiled, "CPU_SCORES", 3 * ROW_SCORES)
     query, key, value, columns, rows = make_inputs(6, 3)
     for outside in (slice(0, 2), slice(4, 6)):
         masked = rows.detach().clone()
@@ -122,7 +122,7 @@ def test_a_query_that_may_look_nowhere_finds_zero_and_moves_nothing():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 12), (2, 1, 5, 12), (5, 12), (2, 4, 1, 12)])
 def test_a_bias_may_be_any_tensor_that_broadcasts(shape, monkeypatch):
-    monkeypatch.setattr(strips, "CPU_SCORES", 5 * ROW_SCORES)
+    monkeypatch.setattr(attend_tiled, "CPU_SCORES", 5 * ROW_SCORES)
     query, key, value, *_ = make_inputs(4, 3)
     bias = torch.randn(shape, requires_grad=True)
     grads = []
@@ -137,7 +137,7 @@ def test_a_bias_may_be_any_tensor_that_broadcasts(shape, monkeypatch):
 
 
 def test_nothing_as_large_as_the_scores_is_kept_for_the_backward_pass(monkeypatch):
-    monkeypatch.setattr(strips, "CPU_SCORES", 20 * ROW_SCORES)
+    monkeypatch.setattr(attend_tiled, "CPU_SCORES", 20 * ROW_SCORES)
     inputs = make_inputs(20, 20)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
@@ -151,17 +151,9 @@ def test_dropout_falls_back_to_weights_that_can_be_dropped():
     torch.manual_seed(0)
     out = attend(query, key, value, padded(*sides), dropout=0.5)
     torch.manual_seed(0)
-    expected = kernels.attend_plain(query, key, value, padded(*sides), dropout=0.5)
+    expected = attend_plain(query, key, value, padded(*sides), dropout=0.5)
     assert torch.equal(out, expected)
     assert not out.allclose(attend(query, key, value, padded(*sides)))
-
-
-def test_flex_attention_gives_the_same(monkeypatch):
-    monkeypatch.setattr(kernels, "backend", "flex")
-    query, key, value, *sides = (x.detach() for x in make_inputs(4, 6))
-    bias = padded(*sides)
-    expected = everything_at_once(query, key, value, bias)
-    assert_close(attend(query, key, value, bias), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_under_autocast_products_are_rounded_and_the_gaussian_is_not():

@@ -89,18 +89,6 @@ def test_they_are_equal_where_a_box_is_a_rounding_error_wider_than_the_image(poo
     assert_close(bins, operator, atol=1e-5, rtol=0)
 
 
-def test_the_fastest_pooler_gathers_on_a_cpu_and_never_on_a_gpu():
-    pooler, gpu = FastestPooler(7), torch.device("cuda")
-    assert pooler.choose(torch.device("cpu")) is pooler.gather
-    assert pooler.choose(gpu) is pooler.operator
-    assert pooler.choose(torch.device("meta")) is pooler.operator
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert pooler.choose(gpu) is pooler.products
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 def test_a_traced_graph_holds_the_operator_and_is_right_for_other_boxes():
     level, pooler = make_level(dim=4), FastestPooler(7)
     bins = torch.jit.trace(lambda boxes: pooler(boxes, level).bins(), make_boxes())

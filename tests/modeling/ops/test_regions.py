@@ -9,7 +9,13 @@ from torch.testing import assert_close
 from conftest import make_boxes, make_level
 from samdetr.modeling import GatherPooler, RoIAlignPooler, SeparablePooler
 from samdetr.modeling.ops.roi_align import bin_weights
-from samdetr.modeling.ops.roi_align_cpu import BinSums, PointSums, Windows, hat, hat_slope
+from samdetr.modeling.ops.roi_align_cpu import (
+    BinSums,
+    CellLists,
+    PointSums,
+    bilinear_derivatives,
+    bilinear_weights,
+)
 
 DIM = 6
 
@@ -126,7 +132,7 @@ def test_what_is_read_under_bfloat16_autocast_is_close(pooler):
 def test_windows_hold_every_cell_of_weight_once_and_their_weights_are_products():
     rows, columns = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 6)
     rows[0, 0, 0, :2], rows[1, 2, 3], columns[..., 4:] = 0, 0, 0
-    windows = Windows.around(rows, columns)
+    windows = CellLists.of_support(rows, columns)
     dense = torch.zeros(24, 2 * 30)
     index = torch.repeat_interleave(windows.counts), windows.cells
     dense.index_put_(index, windows.weights(rows, columns), accumulate=True)
@@ -141,5 +147,5 @@ def test_windows_hold_every_cell_of_weight_once_and_their_weights_are_products()
 def test_slopes_are_derivatives_of_bilinear_weights_to_the_right():
     place = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 1.9, 2.0, 2.5, 3.0])
     step = 1e-2
-    expected = (hat(place + step, 3) - hat(place, 3)) / step
-    assert_close(hat_slope(place, 3), expected, atol=1e-3, rtol=0)
+    expected = (bilinear_weights(place + step, 3) - bilinear_weights(place, 3)) / step
+    assert_close(bilinear_derivatives(place, 3), expected, atol=1e-3, rtol=0)

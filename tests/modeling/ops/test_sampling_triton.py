@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from samdetr.modeling.ops import deformable as sampling
+from samdetr.modeling.ops.deformable import sample_by_bags, sample_by_grid
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("sample", [sampling.sample_plain, sampling.sample_grid])
+@pytest.mark.parametrize("sample", [sample_by_bags, sample_by_grid])
 def test_triton_equals_the_other_backends(runs, case, sample):
     (sizes, *tensors, upstream), results = runs[case]
     tensors = [x.clone().requires_grad_() for x in tensors]
@@ -65,17 +65,9 @@ def test_triton_equals_the_other_backends(runs, case, sample):
         assert_close(ours, theirs, atol=error, rtol=error)
 
 
-def test_on_a_cpu_the_backend_of_gpus_is_the_plain_one():
-    if "triton" not in sampling.BACKENDS:
-        pytest.skip("Triton is not installed")
-    sizes, *tensors, _ = make_case(*CASES["odd"])
-    out = sampling.BACKENDS["triton"](tensors[0], sizes, *tensors[1:])
-    assert_close(out, sampling.sample_plain(tensors[0], sizes, *tensors[1:]), rtol=0, atol=0)
-
-
 def test_places_that_are_no_numbers_read_no_other_memory():
     sizes, value, locations, weights, _ = make_case(*CASES["odd"])
     locations[1, 2, 1, 1, 0] = torch.tensor([float("nan"), float("inf")])
-    out = sampling.sample_plain(value, sizes, locations, weights).unflatten(-1, (3, 5))
+    out = sample_by_bags(value, sizes, locations, weights).unflatten(-1, (3, 5))
     assert out[1, 2, 1].isnan().all()
     assert out.isfinite().sum() == out.numel() - 5

@@ -6,39 +6,17 @@ replaced by matrix products and standard operators, with the same results up to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from copy import deepcopy
 
 import torch
 from detectron2.layers import Conv2d
-from torch import Tensor, nn
+from torch import nn
 
-from ..modeling import (
-    SAMDETR,
-    FastestPooler,
-    GatherPooler,
-    NoDenoising,
-    RoIAlignPooler,
-    SeparablePooler,
-)
+from ..modeling import SAMDETR, NoDenoising
 from ..modeling.backbone import FoldedConv2d, scaled
-from ..modeling.ops import attend as kernels
-from ..modeling.ops import deformable as sampling
-from ..modeling.ops.roi_align import bin_weights
-from ..structures import FeatureLevel
-
-
-class TraceablePooler(SeparablePooler):
-    """RoIAlign as matrix products, on maps of any size.
-
-    Room for one more sample than needed keeps dimensions from having length 1 in the trace, which
-    torch.export would then assume for all inputs.
-    """
-
-    def weights(self, boxes: Tensor, level: FeatureLevel) -> tuple[Tensor, Tensor]:
-        """Same as in the parent."""
-        return bin_weights(boxes, level, self.size, spare=1)
+from ..modeling.ops import backends
 
 
 @torch.no_grad()
@@ -61,17 +39,8 @@ def fold(conv: FoldedConv2d) -> Conv2d:
     return plain
 
 
-def as_products(pooler: FastestPooler | GatherPooler | RoIAlignPooler) -> TraceablePooler:
-    """Return the same pooling as matrix products."""
-    return TraceablePooler(pooler.size)
-
-
 REPLACEMENTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     FoldedConv2d: fold,
-    FastestPooler: as_products,
-    GatherPooler: as_products,
-    RoIAlignPooler: as_products,
-    SeparablePooler: as_products,
 }
 
 
@@ -86,12 +55,6 @@ def traceable(model: SAMDETR) -> SAMDETR:
     return copy.eval().requires_grad_(False)
 
 
-@contextmanager
-def traceable_kernels() -> Iterator[None]:
-    """Context manager that selects kernels of standard operators in the block."""
-    chosen = sampling.backend, kernels.backend
-    sampling.backend, kernels.backend = "grid", "plain"
-    try:
-        yield
-    finally:
-        sampling.backend, kernels.backend = chosen
+def traceable_kernels() -> AbstractContextManager[None]:
+    """Attention, sampling and RoIAlign by operators that every runtime has."""
+    return backends(attend="plain", deformable="grid", roi_align="products")

@@ -19,7 +19,7 @@ from torchvision.ops import MLP
 
 from ..structures import AlignedQueries, FeatureLevel
 from .layers import at_least, at_least_float32, numbers
-from .ops.regions import Regions
+from .ops.roi_align import Regions
 from .position import sine_embedding
 
 

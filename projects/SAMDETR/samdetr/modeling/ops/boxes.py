@@ -6,35 +6,35 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-# The least area to divide by, for boxes without any: that of a square of a millionth of the image.
+# Lower bound of areas in divisions: a square of a millionth of the image's width.
 MIN_AREA = 1e-12
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """(..., 4) boxes from (cx, cy, w, h) to (x0, y0, x1, y1)."""
+    """Convert (..., 4) boxes from (cx, cy, w, h) to (x0, y0, x1, y1)."""
     return box_convert(boxes, "cxcywh", "xyxy")
 
 
 def area(boxes: Tensor) -> Tensor:
-    """(...) areas of (x0, y0, x1, y1) boxes, 0 where a box is turned inside out."""
+    """Return the (...) areas of (x0, y0, x1, y1) boxes; 0 if width or height is negative."""
     width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
     return width * height
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised intersection over union (https://arxiv.org/abs/1902.09630).
+    """Generalized intersection over union (https://arxiv.org/abs/1902.09630).
 
-    torchvision has it for all pairs of two flat lists; this one broadcasts, which serves the
-    matching of all layers at once and the loss alike.
+    Unlike torchvision's, which takes two flat lists, it broadcasts: the loss needs pairs and the
+    matcher all combinations, of all layers at once.
 
     Args:
         a, b: (x0, y0, x1, y1) boxes, (..., 4), broadcast against each other.
 
     Returns:
-        (...) values in [-1, 1]; a fraction of no area counts as 0.
+        (...) values in [-1, 1]; a ratio of empty areas is 0.
     """
-    # By coordinate: over a last dimension of two everything is slow, and the backward of a product
-    # over it reads from the device.
+    # By coordinate: operators over a last dimension of two are slow, and the backward of `prod`
+    # synchronizes with the device.
     ax0, ay0, ax1, ay1 = a.unbind(-1)
     bx0, by0, bx1, by1 = b.unbind(-1)
     width = (torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0)).clamp(min=0)

@@ -1,4 +1,9 @@
-"""Bilinear sampling of feature levels at any places: the kernel of deformable attention.
+"""Multi-scale deformable sampling: weighted sums of bilinear samples of several feature levels.
+
+Paper: section 4.3. Deformable DETR: https://arxiv.org/abs/2010.04159.
+
+`sample_levels` has three kernels: `grid_sample` per level (the plain twin), embedding bags on a CPU
+(`deformable_cpu.py`) and Triton on a GPU (`deformable_triton.py`).
 
 Shapes: B images, N queries, S tokens of all levels together, M heads, L levels, P points of a level
         and head, D channels of a head.
@@ -7,10 +12,8 @@ Units:  locations are (x, y) fractions of a padded feature map.
 
 from __future__ import annotations
 
-import os
-import shutil
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,56 +22,40 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..layers import eager_on_cpu, precision
-from .deformable_cpu import BagSampling
+from . import selected
+from .deformable_cpu import EmbeddingBagSampling, Sizes
 
-try:
-    from torch_ms_deform_attn import _C, ms_deform_attn
-except ModuleNotFoundError:
-    ms_deform_attn = None
-except ImportError as error:
-    warnings.warn(f"torch-ms-deform-attn is left aside, it does not load: {error}", stacklevel=2)
-    ms_deform_attn = None
+HAS_TRITON = find_spec("triton") is not None  # comes with torch for CUDA
 
-try:
-    from .deformable_triton import sample_triton
-except ImportError:  # torch for CUDA brings Triton, others need not
-    sample_triton = None  # type: ignore[assignment]
-
-Backend = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
+Backend = Callable[[Tensor, Sizes, Tensor, Tensor], Tensor]
 
 
-def sample_levels(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """Weighted sums of bilinear samples; what lies outside of a map counts as zero.
+def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of bilinear samples, with zeros around the maps.
 
     Args:
         value: (B, S, M, D), level after level, row after row.
         sizes: (height, width) of each level.
-        locations: (B, N, M, L, P, 2), in the precision of the values or a higher one.
-        weights: (B, N, M, L, P), in that of the locations.
+        locations: (B, N, M, L, P, 2), in the dtype of the values or a more precise one.
+        weights: (B, N, M, L, P), in the dtype of the locations.
 
     Returns:
-        (B, N, M * D), in the precision of the values, by the one of BACKENDS that `backend` names.
+        (B, N, M * D), in the dtype of the values.
     """
-    return BACKENDS[backend](value, sizes, locations, weights)
+    name = selected("deformable", fastest(value.device))
+    return BACKENDS[name](value, sizes, locations, weights)
 
 
-def sample_plain(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """`sample_levels` by operators of PyTorch: those that suit the device."""
-    if not eager_on_cpu(value.device):  # many small operators cost more than the samples
-        return sample_grid(value, sizes, locations, weights)
-    exact = precision(weights.dtype)
-    out = BagSampling.apply(value.to(exact), sizes, locations.to(exact), weights.to(exact))
-    return out.to(value.dtype)
+def fastest(device: torch.device) -> str:
+    """Name of the fastest kernel for a device; Triton's is not deterministic."""
+    if eager_on_cpu(device):
+        return "embedding_bag"
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return "triton" if device.type == "cuda" and HAS_TRITON and not deterministic else "grid"
 
 
-def sample_grid(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """`sample_levels` by PyTorch's grid_sample, once for each level."""
+def sample_by_grid(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """`sample_levels` by PyTorch's grid_sample, once for each level: the plain twin."""
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * M, N, L, P, 2)
     weights = weights.transpose(1, 2).flatten(0, 1)[:, None]  # (B * M, 1, N, L, P)
     maps = value.to(weights).permute(0, 2, 3, 1).flatten(0, 1)  # (B * M, D, S)
@@ -85,30 +72,32 @@ def sample_grid(
     return out.flatten(1, 2).transpose(1, 2).to(value.dtype)
 
 
-def sample_compiled(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """`sample_levels` by the kernels of the package torch-ms-deform-attn."""
-    shapes = torch.tensor(sizes).to(value.device, non_blocking=True)
-    cells = shapes.prod(1)
-    starts = cells.cumsum(0) - cells
-    return ms_deform_attn(value.to(weights), shapes, starts, locations, weights).to(value.dtype)
+def sample_by_bags(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """`sample_levels` by embedding bags, on a CPU."""
+    exact = precision(weights.dtype)
+    out = EmbeddingBagSampling.apply(value.to(exact), sizes, locations.to(exact), weights.to(exact))
+    return out.to(value.dtype)
 
 
-def sample_on_gpu(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """`sample_levels` by Triton on a GPU, elsewhere as `sample_plain`.
+def sample_by_triton(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """`sample_levels` by Triton on a GPU, which needs a C compiler."""
+    from .deformable_triton import TritonSampling  # Triton is optional
 
-    Triton adds gradients up in any order: where that is forbidden, PyTorch has the word.
-    """
-    exact = torch.are_deterministic_algorithms_enabled()
-    sample = sample_triton if value.is_cuda and not exact else sample_plain
-    return sample(value, sizes, locations, weights)
+    exact = precision(weights.dtype)
+    return TritonSampling.apply(
+        value.contiguous(), sizes, locations.to(exact).contiguous(), weights.to(exact).contiguous()
+    )
+
+
+BACKENDS: dict[str, Backend] = {
+    "embedding_bag": sample_by_bags,
+    "triton": sample_by_triton,
+    "grid": sample_by_grid,
+}
 
 
 class ShortSoftmax(torch.autograd.Function):
-    """Softmax over few channels; on a CPU torch's own kernel takes six times as long for 12."""
+    """Softmax over a short axis; torch's own takes six times as long for 12 channels on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -123,24 +112,11 @@ class ShortSoftmax(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Gradient of the input."""
         (y,) = ctx.saved_tensors
-        slope = gradient * y
-        return slope.addcmul_(y, slope.sum(-1, keepdim=True), value=-1)
+        of_x = gradient * y
+        return of_x.addcmul_(y, of_x.sum(-1, keepdim=True), value=-1)
 
 
 def softmax(x: Tensor) -> Tensor:
-    """Softmax over a short last dimension."""
+    """Softmax over the last dimension, which is short."""
     applied: Tensor = ShortSoftmax.apply(x) if eager_on_cpu(x.device) else x.softmax(-1)
     return applied
-
-
-BACKENDS: dict[str, Backend] = {"plain": sample_plain, "grid": sample_grid}
-backend = "plain"  # of `sample_levels`
-if sample_triton is not None:
-    BACKENDS["triton"] = sample_on_gpu
-    compilers = (os.environ.get("CC", ""), "cc", "gcc", "clang")  # Triton needs one to launch
-    if torch.cuda.is_available() and any(map(shutil.which, compilers)):
-        backend = "triton"
-if ms_deform_attn is not None:
-    BACKENDS["compiled"] = sample_compiled
-    if _C.with_cuda or not torch.cuda.is_available():  # compiled for the devices that are here
-        backend = "compiled"

@@ -1,19 +1,18 @@
-"""Bilinear sampling of feature levels on a GPU, by Triton.
+"""Multi-scale deformable sampling on a GPU, by Triton.
 
-One kernel for each level, forward and backward; the gradient of the values is added up atomically,
-so that its last digits depend on the order in which that happens.
+One kernel launch per level, forward and backward; a program computes a few rows of the result. The
+gradient of the values is accumulated by atomic adds, so that it is not deterministic.
 
 Shapes: B images, N queries, S tokens of all levels together, M heads, L levels, P points of a level
         and head, D channels of a head. A row is a head of a query of an image: B * N * M of them.
 Units:  locations are (x, y) fractions of a padded feature map.
 """
 
-# To Triton an annotation is a type to compile for, so that its functions have none.
+# Functions have no annotations: to Triton they are types to compile for.
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,11 +21,11 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..layers import precision
+from .deformable_cpu import Sizes
 
-ROWS = 16  # of a program
+ROWS = 16  # per program
 
-# Compiled once for all sizes of images.
+# Compiled once for all image sizes.
 kernel = triton.jit(
     do_not_specialize=["num_rows", "num_queries", "num_tokens", "start", "height", "width", "level"]
 )
@@ -34,16 +33,16 @@ kernel = triton.jit(
 
 @triton.jit
 def corner_mask(x, y, height, width):
-    """If cells are of the map."""
+    """True for cells inside of the map."""
     return (x >= 0) & (x < width) & (y >= 0) & (y < height)
 
 
 @triton.jit
-def sample_places(locations, sample, height, width, mask):
-    """The cell above and left of samples, and how far from its centre they are."""
+def sample_cells(locations, sample, height, width, mask):
+    """The cell above and left of each sample, and the distance from its centre."""
     x = tl.load(locations + 2 * sample, mask, 0.0) * width - 0.5
     y = tl.load(locations + 2 * sample + 1, mask, 0.0) * height - 0.5
-    # What is far outside must not overflow; at these limits it is still outside.
+    # Clamp so that far samples do not overflow; at these limits they are still outside.
     x = tl.minimum(tl.maximum(x, -2.0), width + 1.0)
     y = tl.minimum(tl.maximum(y, -2.0), height + 1.0)
     left, top = tl.floor(x), tl.floor(y)
@@ -70,27 +69,27 @@ def forward_kernel(
     block: tl.constexpr,
     rows: tl.constexpr,
 ):
-    """Add the samples of a level to (rows, D) of the result."""
+    """Add the samples of a level to `rows` rows of the result."""
     row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     channel = tl.arange(0, block)[None, :]
     mask = row < num_rows
     first = (row // heads // num_queries * num_tokens + start) * heads + row % heads
-    place = row[:, None] * dim + channel
+    index = row[:, None] * dim + channel
     inside = mask[:, None] & (channel < dim)
-    total = tl.load(out + place, inside, 0.0)
+    total = tl.load(out + index, inside, 0.0)
     for point in range(points):
         sample = (row * num_levels + level) * points + point
         weight = tl.load(weights + sample, mask, 0.0)
-        left, top, dx, dy = sample_places(locations, sample, height, width, mask)
+        left, top, dx, dy = sample_cells(locations, sample, height, width, mask)
         for i in tl.static_range(4):
             x, y = left + i % 2, top + i // 2
-            share = (dx if i % 2 else 1 - dx) * (dy if i // 2 else 1 - dy)
+            corner = (dx if i % 2 else 1 - dx) * (dy if i // 2 else 1 - dy)
             valid = mask & corner_mask(x, y, height, width)
             cell = (first + (y * width + x).to(tl.int64) * heads) * dim
-            known = valid[:, None] & (channel < dim)
-            read = tl.load(value + cell[:, None] + channel, known, 0.0).to(total.dtype)
-            total += (weight * share)[:, None] * read
-    tl.store(out + place, total, inside)
+            readable = valid[:, None] & (channel < dim)
+            read = tl.load(value + cell[:, None] + channel, readable, 0.0).to(total.dtype)
+            total += (weight * corner)[:, None] * read
+    tl.store(out + index, total, inside)
 
 
 @kernel
@@ -116,51 +115,47 @@ def backward_kernel(
     block: tl.constexpr,
     rows: tl.constexpr,
 ):
-    """Gradients by the samples of a level, for (rows, D) of the result."""
+    """Gradients through the samples of a level, for `rows` rows of the result."""
     row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     channel = tl.arange(0, block)[None, :]
     mask = row < num_rows
     first = (row // heads // num_queries * num_tokens + start) * heads + row % heads
     inside = mask[:, None] & (channel < dim)
-    wanted = tl.load(gradient + row[:, None] * dim + channel, inside, 0.0)
+    upstream = tl.load(gradient + row[:, None] * dim + channel, inside, 0.0)
     for point in range(points):
         sample = (row * num_levels + level) * points + point
         weight = tl.load(weights + sample, mask, 0.0)
-        left, top, dx, dy = sample_places(locations, sample, height, width, mask)
-        along_x = tl.zeros_like(dx)
-        along_y = tl.zeros_like(dx)
+        left, top, dx, dy = sample_cells(locations, sample, height, width, mask)
+        grad_x = tl.zeros_like(dx)
+        grad_y = tl.zeros_like(dx)
         of_weight = tl.zeros_like(dx)
         for i in tl.static_range(4):
             x, y = left + i % 2, top + i // 2
-            share_x = dx if i % 2 else 1 - dx
-            share_y = dy if i // 2 else 1 - dy
+            weight_x = dx if i % 2 else 1 - dx
+            weight_y = dy if i // 2 else 1 - dy
             valid = mask & corner_mask(x, y, height, width)
             cell = (first + (y * width + x).to(tl.int64) * heads) * dim
-            known = valid[:, None] & (channel < dim)
-            read = tl.load(value + cell[:, None] + channel, known, 0.0).to(wanted.dtype)
-            product = tl.sum(read * wanted, 1)
-            along_x += (share_y if i % 2 else -share_y) * product
-            along_y += (share_x if i // 2 else -share_x) * product
-            of_weight += share_x * share_y * product
-            change = (weight * share_x * share_y)[:, None] * wanted
-            tl.atomic_add(of_value + cell[:, None] + channel, change, known)
-        tl.store(of_locations + 2 * sample, along_x * weight * width, mask)
-        tl.store(of_locations + 2 * sample + 1, along_y * weight * height, mask)
+            readable = valid[:, None] & (channel < dim)
+            read = tl.load(value + cell[:, None] + channel, readable, 0.0).to(upstream.dtype)
+            product = tl.sum(read * upstream, 1)
+            grad_x += (weight_y if i % 2 else -weight_y) * product
+            grad_y += (weight_x if i // 2 else -weight_x) * product
+            of_weight += weight_x * weight_y * product
+            change = (weight * weight_x * weight_y)[:, None] * upstream
+            tl.atomic_add(of_value + cell[:, None] + channel, change, readable)
+        tl.store(of_locations + 2 * sample, grad_x * weight * width, mask)
+        tl.store(of_locations + 2 * sample + 1, grad_y * weight * height, mask)
         tl.store(of_weights + sample, of_weight, mask)
 
 
 class TritonSampling(torch.autograd.Function):
-    """`sample_levels` by Triton, with sums in the precision of the locations."""
+    """`sample_levels` by Triton, accumulated in the dtype of the locations."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        value: Tensor,
-        sizes: Sequence[tuple[int, int]],
-        locations: Tensor,
-        weights: Tensor,
+        ctx: Any, value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor
     ) -> Tensor:
-        """As `sample_levels`, of contiguous tensors."""
+        """See `sample_levels`; all tensors are contiguous."""
         ctx.save_for_backward(value, locations, weights)
         ctx.sizes = sizes
         out = weights.new_zeros(*weights.shape[:3], value.shape[-1])
@@ -175,29 +170,14 @@ class TritonSampling(torch.autograd.Function):
         of_value = torch.zeros_like(value, dtype=weights.dtype)
         of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
         gradient = gradient.to(weights.dtype).contiguous()
-        launch(
-            backward_kernel,
-            ctx.sizes,
-            value,
-            locations,
-            weights,
-            gradient,
-            of_value,
-            of_locations,
-            of_weights,
-        )
+        tensors = value, locations, weights, gradient, of_value, of_locations, of_weights
+        launch(backward_kernel, ctx.sizes, *tensors)
         return of_value.to(value.dtype), None, of_locations, of_weights
 
 
-def launch(
-    function: Any,
-    sizes: Sequence[tuple[int, int]],
-    value: Tensor,
-    locations: Tensor,
-    weights: Tensor,
-    *others: Tensor,
-) -> None:
-    """Run a kernel for each level."""
+def launch(function: Any, sizes: Sizes, *tensors: Tensor) -> None:
+    """Launch a kernel for each level; the first tensors are value, locations and weights."""
+    value, _, weights = tensors[:3]
     num_rows, dim = weights[..., 0, 0].numel(), value.shape[-1]
     if num_rows == 0:
         return
@@ -206,10 +186,7 @@ def launch(
     with torch.cuda.device_of(value):
         for level, (height, width) in enumerate(sizes):
             function[grid](
-                value,
-                locations,
-                weights,
-                *others,
+                *tensors,
                 num_rows=num_rows,
                 num_queries=weights.shape[1],
                 num_tokens=value.shape[1],
@@ -225,13 +202,3 @@ def launch(
                 rows=ROWS,
             )
             start += height * width
-
-
-def sample_triton(
-    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """`sample_levels` by Triton; other tensors than a GPU's need its interpreter."""
-    exact = precision(weights.dtype)
-    return TritonSampling.apply(
-        value.contiguous(), sizes, locations.to(exact).contiguous(), weights.to(exact).contiguous()
-    )

@@ -1,186 +1,221 @@
-"""Region features of the reference boxes.
+"""RoIAlign of the reference boxes.
 
-Paper: section 4.2, Eq. 2. RoIAlign: https://arxiv.org/abs/1703.06870.
+Paper: section 4.2, Eq. 2-5. RoIAlign: https://arxiv.org/abs/1703.06870.
 
-Shapes: B images, N boxes per image, C channels, R x R bins per box, a level of H x W cells.
-Units:  boxes are (cx, cy, w, h), fractions of the unpadded image, from a sigmoid: at most the
-        image wide and high, but free to reach outside of it.
+A bin of an axis-aligned box averages a grid of bilinear samples, so its weights are the outer
+product of a vector over rows and one over columns: `bin = w_y @ features @ w_x`. `roi_align` has
+three kernels: Detectron2's operator (the plain twin), matrix products, which are deterministic on a
+GPU, and weighted sums over lists of cells (`roi_align_cpu.py`), the fastest on a CPU.
+
+The re-samplers need little of the 49 bins of 256 channels: 64 channels from which the keypoints are
+predicted, and bilinear samples at the 8 keypoints. `Regions` has a method for each of the two.
+
+Shapes: B images, N boxes per image, M points per box, C channels, R x R bins per box, a level of
+        H x W cells.
+Units:  boxes are (cx, cy, w, h), fractions of the unpadded image, from a sigmoid: at most as large
+        as the image, but they may reach outside of it.
 """
 
 from __future__ import annotations
 
 import torch
-from detectron2.layers import ROIAlign
+import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from ...structures import FeatureLevel
 from ..layers import at_least, at_least_float32, eager_on_cpu, full_precision
+from . import AUTO, is_traced, selected
 from .boxes import corners
-from .regions import DenseRegions, GatheredRegions, PooledRegions, Regions
-
-Length = int | Tensor  # of an axis in cells; a tensor has one for each image
+from .roi_align_cpu import BinSums, PointSums, bilinear_weights
 
 
-def boxes_in_cells(boxes: Tensor, level: FeatureLevel) -> Tensor:
-    """(B, N, 4) boxes to corners (x0, y0, x1, y1) in cells of a level, without gradient."""
+class Regions:
+    """Features of the bins of boxes; differentiable with respect to the features, not the boxes.
+
+    Args:
+        features: (B, N, C, R, R).
+    """
+
+    def __init__(self, features: Tensor):
+        self.features = features
+
+    def bins(self) -> Tensor:
+        """Return all bins, (B, N, C, R, R)."""
+        return self.features
+
+    def project(self, convolution: nn.Conv2d) -> Tensor:
+        """Apply a 1x1 convolution to the bins; returns (B, N, its channels, R, R)."""
+        return convolution(self.features.flatten(0, 1)).unflatten(0, self.features.shape[:2])
+
+    def read(self, points: Tensor) -> Tensor:
+        """Bilinear samples of the bins, (B, N, M, C), with zeros around the region.
+
+        Args:
+            points: (B, N, M, 2) in the frame of the box: its corners are (-1, -1) and (1, 1).
+        """
+        features = F.grid_sample(
+            self.features.flatten(0, 1),
+            points.flatten(0, 1)[:, None].to(self.features.dtype),
+            align_corners=False,
+        )  # (B * N, C, 1, M)
+        return features.squeeze(2).transpose(1, 2).unflatten(0, points.shape[:2])
+
+
+class ProductRegions(Regions):
+    """Regions sampled by matrix products: grid_sample's backward is not deterministic on a GPU."""
+
+    def read(self, points: Tensor) -> Tensor:
+        """Bilinear samples of the bins, as in the parent."""
+        size = self.features.shape[-1]
+        x, y = (bilinear_weights(p, size) for p in to_bins(points, size).unbind(-1))
+        weights = (y[..., :, None] * x[..., None, :]).flatten(3).to(self.features.dtype)
+        return weights @ self.features.flatten(3).mT
+
+
+class CellRegions(Regions):
+    """Regions that are summed from the cells of the map on demand, on a CPU.
+
+    Bins are linear in the features, so the 1x1 convolution may come before them: it then sees
+    every cell once and leaves a quarter of the channels to sum. A sample of the bins is a weighted
+    sum of a few cells, and is computed without the bins.
+
+    Args:
+        tokens: (B, H * W, C) features of the map.
+        rows: (B, N, R, H) weights of the map's rows in each row of bins.
+        columns: (B, N, R, W) weights of the map's columns in each column of bins.
+    """
+
+    def __init__(self, tokens: Tensor, rows: Tensor, columns: Tensor):
+        self.tokens, self.rows, self.columns = tokens, rows, columns
+
+    def bins(self) -> Tensor:
+        """Sum all bins, as in the parent."""
+        return self._bins(self.tokens)
+
+    def project(self, convolution: nn.Conv2d) -> Tensor:
+        """Convolve the map and sum its bins."""
+        bins = self._bins(F.linear(self.tokens, convolution.weight.flatten(1)))
+        # Weights of a bin that reaches out of the map do not add up to one: the bias comes last.
+        return bins if convolution.bias is None else bins + convolution.bias[:, None, None]
+
+    def read(self, points: Tensor) -> Tensor:
+        """Sum the samples, as in the parent."""
+        # A NaN would select whole maps; the keypoints themselves still carry it to the loss.
+        places = to_bins(points, self.rows.shape[2]).nan_to_num(nan=-9.0)
+        with full_precision(points.device):  # in float32, as the bins
+            return PointSums.apply(at_least_float32(self.tokens), places, self.rows, self.columns)
+
+    def _bins(self, tokens: Tensor) -> Tensor:
+        # In float32, as the operator.
+        bins = BinSums.apply(at_least_float32(tokens), self.rows, self.columns)
+        return bins.permute(0, 1, 4, 2, 3)  # from (B, N, R, R, C)
+
+
+def to_bins(points: Tensor, size: int) -> Tensor:
+    """Convert points in the frame of a box to units of bins; 0 is the centre of the first bin."""
+    return (at_least_float32(points) + 1) * (size / 2) - 0.5
+
+
+def roi_align(
+    boxes: Tensor, level: FeatureLevel, size: int, backend: str = AUTO, unpadded: bool = False
+) -> Regions:
+    """RoIAlign of boxes on a level, with as many samples per bin as the bin has cells.
+
+    Args:
+        boxes: (B, N, 4).
+        level: the feature map; its extent is the unpadded image.
+        size: R.
+        backend: "operator", "products", "embedding_bag" or "auto"; `ops.backends` overrides it.
+        unpadded: treat the padded cells of the map as outside of it. Detectron2's operator cannot,
+            so that products take its place.
+
+    Returns:
+        the regions, differentiable with respect to the features but not to the boxes.
+    """
+    name = selected("roi_align", backend)
+    if name == AUTO:
+        name = fastest(boxes.device)
+    if name == "operator" and not unpadded:
+        return align_by_operator(boxes, level, size)
+    rows, columns = bin_weights(boxes, level, size, unpadded)
+    if name == "embedding_bag":
+        return CellRegions(level.tokens, rows, columns)
+    return align_by_products(level, rows, columns)
+
+
+def fastest(device: torch.device) -> str:
+    """Name of the fastest kernel for a device.
+
+    Lists of cells have a length that depends on the boxes, for which a GPU would have to be
+    synchronized. The backward pass of the operator is not deterministic on a GPU.
+    """
+    if eager_on_cpu(device):
+        return "embedding_bag"
+    deterministic = device.type == "cuda" and torch.are_deterministic_algorithms_enabled()
+    return "products" if deterministic else "operator"
+
+
+def align_by_operator(boxes: Tensor, level: FeatureLevel, size: int) -> Regions:
+    """`roi_align` by torchvision's operator, which is Detectron2's: the plain twin."""
+    batch, num_boxes = boxes.shape[:2]
+    image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)
+    rois = torch.cat(
+        [image.repeat_interleave(num_boxes)[:, None], to_cells(boxes, level).flatten(0, 1)], dim=1
+    )
+    features = at_least_float32(level.map)  # the operator has no bfloat16 kernel on a CPU
+    bins = torchvision.ops.roi_align(
+        features, rois.to(features.dtype), size, sampling_ratio=0, aligned=True
+    )
+    return Regions(bins.unflatten(0, (batch, num_boxes)))
+
+
+def align_by_products(level: FeatureLevel, rows: Tensor, columns: Tensor) -> Regions:
+    """`roi_align` as `rows @ features @ columns^T` for every box, forward and backward."""
+    with full_precision(rows.device):  # in float32, as the operator
+        features = at_least_float32(level.tokens).unflatten(1, level.size)  # (B, H, W, C)
+        reduced = rows.flatten(1, 2) @ features.flatten(2)  # (B, N * R, W * C)
+        reduced = reduced.view(*rows.shape[:3], *features.shape[2:])  # (B, N, R, W, C)
+        bins = columns[:, :, None] @ reduced  # (B, N, R, R, C)
+    return ProductRegions(bins.permute(0, 1, 4, 2, 3))
+
+
+def to_cells(boxes: Tensor, level: FeatureLevel) -> Tensor:
+    """Convert (B, N, 4) boxes to corners (x0, y0, x1, y1) in cells of a level, without gradient."""
     return corners(boxes.detach()) * level.extent.repeat(1, 2)[:, None]
 
 
-class Pooler(nn.Module):
-    """RoIAlign of boxes on a level, with as many samples per bin as it has cells.
-
-    Args:
-        size: R.
-    """
-
-    def __init__(self, size: int = 7):
-        super().__init__()
-        at_least(1, size=size)
-        self.size = size
-
-    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
-        """Regions of (B, N, 4) boxes, differentiable by the features but not by the boxes."""
-        raise NotImplementedError
-
-
-class RoIAlignPooler(Pooler):
-    """RoIAlign by Detectron2's operator."""
-
-    def __init__(self, size: int = 7):
-        super().__init__(size)
-        self.pool = ROIAlign((size, size), spatial_scale=1.0, sampling_ratio=0, aligned=True)
-
-    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
-        """As `Pooler.forward`."""
-        batch, num_boxes = boxes.shape[:2]
-        image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)
-        rois = torch.cat(
-            [
-                image.repeat_interleave(num_boxes)[:, None],
-                boxes_in_cells(boxes, level).flatten(0, 1),
-            ],
-            dim=1,
-        )
-        # In float32: the operator has no bfloat16 kernel on a CPU.
-        bins = self.pool(at_least_float32(level.map), rois)
-        return PooledRegions(bins.unflatten(0, (batch, num_boxes)))
-
-
-class SeparablePooler(Pooler):
-    """The same RoIAlign as matrix products, for a GPU where it must be deterministic.
-
-    A bin of an axis-aligned box averages a grid of bilinear samples, so its weights are an outer
-    product: `out = W_y @ features @ W_x^T` for every box. Backward is matrix products too, where
-    the operator scatters with atomic adds.
-    """
-
-    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
-        """As `Pooler.forward`."""
-        with full_precision(boxes.device):  # in float32, as the operator
-            weight_y, weight_x = self.weights(boxes, level)
-            features = at_least_float32(level.tokens).unflatten(1, level.size)  # (B, H, W, C)
-            rows = weight_y.flatten(1, 2) @ features.flatten(2)  # (B, N * R, W * C)
-            rows = rows.view(*weight_y.shape[:3], *features.shape[2:])  # (B, N, R, W, C)
-            bins = weight_x[:, :, None] @ rows  # (B, N, R, R, C)
-            return DenseRegions(bins.permute(0, 1, 4, 2, 3))
-
-    def weights(self, boxes: Tensor, level: FeatureLevel) -> tuple[Tensor, Tensor]:
-        """As `bin_weights`."""
-        return bin_weights(boxes, level, self.size)
-
-
-class GatherPooler(Pooler):
-    """The same RoIAlign as sums over lists of cells, on a CPU; it waits for the boxes on a GPU."""
-
-    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
-        """As `Pooler.forward`."""
-        return GatheredRegions(level.tokens, *bin_weights(boxes, level, self.size))
-
-
-class FastestPooler(Pooler):
-    """RoIAlign in whichever of these ways is the fastest where it runs.
-
-    On a CPU sums over lists of cells are, on every level that was measured, and take the least
-    memory. On a GPU they would have to wait for the boxes: there it is Detectron2's operator,
-    or matrix products if results have to be deterministic, which its backward pass is not.
-    """
-
-    def __init__(self, size: int = 7):
-        super().__init__(size)
-        self.gather = GatherPooler(size)
-        self.operator = RoIAlignPooler(size)
-        self.products = SeparablePooler(size)
-
-    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
-        """As `Pooler.forward`."""
-        return self.choose(boxes.device)(boxes, level)
-
-    def choose(self, device: torch.device) -> Pooler:
-        """The way for tensors of a device."""
-        if eager_on_cpu(device):
-            return self.gather
-        if device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
-            return self.products
-        return self.operator
-
-
-class UnpaddedPooler(SeparablePooler):
-    """RoIAlign of the images as they are, of which the padded cells of the map are no part.
-
-    Where a box reaches out of its image, the released models read what the encoder makes of
-    padding. Here nothing is read that is not the image's, so that what else is in the batch, and
-    how much padding that makes, does not matter. Lists of cells on a CPU, else products.
-    """
-
-    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
-        """As `Pooler.forward`."""
-        if eager_on_cpu(boxes.device):
-            return GatheredRegions(level.tokens, *self.weights(boxes, level))
-        return super().forward(boxes, level)
-
-    def weights(self, boxes: Tensor, level: FeatureLevel) -> tuple[Tensor, Tensor]:
-        """As `bin_weights`; with room to spare, so that a traced graph is for maps of all sizes."""
-        width, height = level.extent[:, None, None, None].unbind(-1)  # (B, 1, 1, 1) each
-        return bin_weights(boxes, level, self.size, spare=1, ends=(height, width))
-
-
 def bin_weights(
-    boxes: Tensor,
-    level: FeatureLevel,
-    size: int,
-    spare: int = 0,
-    ends: tuple[Length, Length] | None = None,
+    boxes: Tensor, level: FeatureLevel, size: int, unpadded: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(B, N, R, H) weights of rows and (B, N, R, W) weights of columns in the bins of boxes.
+    """Weights of the rows and of the columns of a map in the bins of boxes.
 
     Their product is the weight of a cell.
 
-    Args:
-        size: R.
-        spare: as in `axis_weights`.
-        ends: cells after which what is read ends, downwards and to the right; else the level's.
+    Returns:
+        (B, N, R, H) and (B, N, R, W).
     """
-    rois = at_least_float32(boxes_in_cells(boxes, level))
-    y, x = ends or level.size
+    rois = at_least_float32(to_cells(boxes, level))
     height, width = level.size
+    bottom, right = height, width
+    if unpadded:
+        right, bottom = level.extent[:, None, None, None].unbind(-1)  # (B, 1, 1, 1) each
     return (
-        axis_weights(rois[..., 1], rois[..., 3], height, size, spare, y),
-        axis_weights(rois[..., 0], rois[..., 2], width, size, spare, x),
+        axis_weights(rois[..., 1], rois[..., 3], height, size, bottom),
+        axis_weights(rois[..., 0], rois[..., 2], width, size, right),
     )
 
 
-def axis_weights(
-    start: Tensor, end: Tensor, cells: int, size: int, spare: int, length: Length
-) -> Tensor:
-    """Weights of the cells of one axis in each bin of intervals [start, end], (…, R, cells).
+def axis_weights(start: Tensor, end: Tensor, cells: int, size: int, length: int | Tensor) -> Tensor:
+    """Weights (…, R, cells) of the cells of one axis in each bin of (…) intervals [start, end].
 
-    Room is made for as many samples as the largest bin has, and for some to spare. Of the cells
-    only the first ones are read, as many as `length` says.
+    Only the first `length` cells are part of the image.
     """
     bin_size = (end - start)[..., None, None] / size  # (…, 1, 1)
     samples = bin_size.ceil()  # of a bin, as the operator's adaptive sampling has it
-    # No box is larger than the image but for rounding: a bound that asks nothing of the device.
-    most = cells // size + 1 + spare
+    # An upper bound without synchronization: a box is not larger than the image but for rounding.
+    # One more in a graph, which would take an axis of length 1 to have that length always.
+    most = cells // size + 1 + int(is_traced())
     index = torch.arange(most, device=start.device)
     bins = torch.arange(size, device=start.device)[:, None]
     offset = bins + (index + 0.5) / samples.clamp(min=1)  # (…, R, samples) in bins
@@ -188,11 +223,63 @@ def axis_weights(
     inside = (index < samples) & (position >= -1) & (position <= length)
     position = position.clamp(min=0).clamp(max=length - 1)
     first = position[..., :1].floor()  # (…, R, 1)
-    # Samples are a cell apart at most: one cell more than samples holds all of them. Bilinear
-    # weights of these cells in every sample: (…, R, cells of the bin, samples).
+    # Samples are at most a cell apart, so that their cells are at most one more than they are.
+    # Bilinear weights of these cells in every sample: (…, R, cells of the bin, samples).
     near = torch.arange(most + 1, device=start.device)[:, None]
-    hat = (1 - ((position - first)[..., None, :] - near).abs()).clamp(min=0)
-    weights = (hat * (inside / samples.clamp(min=1))[..., None, :]).sum(-1)
+    bilinear = (1 - ((position - first)[..., None, :] - near).abs()).clamp(min=0)
+    weights = (bilinear * (inside / samples.clamp(min=1))[..., None, :]).sum(-1)
     grid = torch.arange(cells, device=start.device) - first.long()  # (…, R, cells)
     weights = weights.gather(-1, grid.clamp(0, most))
     return weights.masked_fill((grid < 0) | (grid > most), 0)
+
+
+class Pooler(nn.Module):
+    """RoIAlign of boxes on a level, as a module.
+
+    Args:
+        size: R.
+    """
+
+    backend = AUTO
+    unpadded = False
+
+    def __init__(self, size: int = 7):
+        super().__init__()
+        at_least(1, size=size)
+        self.size = size
+
+    def forward(self, boxes: Tensor, level: FeatureLevel) -> Regions:
+        """Return the regions of (B, N, 4) boxes, see `roi_align`."""
+        return roi_align(boxes, level, self.size, self.backend, self.unpadded)
+
+
+class FastestPooler(Pooler):
+    """RoIAlign by the fastest kernel for the device."""
+
+
+class RoIAlignPooler(Pooler):
+    """RoIAlign by Detectron2's operator."""
+
+    backend = "operator"
+
+
+class SeparablePooler(Pooler):
+    """RoIAlign by matrix products, deterministic on every device."""
+
+    backend = "products"
+
+
+class GatherPooler(Pooler):
+    """RoIAlign by weighted sums over lists of cells, for a CPU; on a GPU it synchronizes."""
+
+    backend = "embedding_bag"
+
+
+class UnpaddedPooler(Pooler):
+    """RoIAlign that treats padded cells as outside of the map.
+
+    The released models read what the encoder makes of padding where a box reaches out of its
+    image. With this pooler the result does not depend on the other images of the batch.
+    """
+
+    unpadded = True
