@@ -34,6 +34,14 @@ class DisagreementError(ExportError):
     """An exported file whose detections differ from the model's."""
 
 
+class DataError(SamdetrError):
+    """A data set that is missing, cannot be read or does not fit the model."""
+
+
+class ImageError(OSError, SamdetrError):
+    """An image that is missing, damaged or of a kind that cannot be converted to RGB."""
+
+
 # What is missing is a file or an extra of this package.
 FAULTS = (SamdetrError, OSError, ModuleNotFoundError)
 

@@ -20,11 +20,10 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from detectron2.utils.file_io import PathHandler
+from detectron2.utils.file_io import PathHandler, PathManager
 from iopath.common.file_io import file_lock
 from PIL import Image
 
-from ...urls import PathManager
 from .digits import (
     NUM_CLASSES,
     VERSION,
