@@ -1,11 +1,9 @@
-"""Images of every kind, sound and broken, with the pixels that are to be read from them."""
+"""Images of every kind with the pixels that should be read from them."""
 
 from __future__ import annotations
 
 import colorsys
 import io
-import struct
-import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -126,32 +124,3 @@ def encoded(image: Image.Image, file_format: str, **settings: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, file_format, **{**LOSSLESS.get(file_format, {}), **settings})
     return buffer.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """Of a PNG."""
-    check = struct.pack(">I", zlib.crc32(kind + data))
-    return struct.pack(">I", len(data)) + kind + data + check
-
-
-def claiming(file_format: str, width: int, height: int) -> bytes:
-    """A file whose header says this size, and that has the pixels of a much smaller one."""
-    image = Image.new("RGB", (8, 8))
-    content = bytearray(encoded(image, file_format))
-    if file_format == "PNG":
-        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-        return bytes(content[:8]) + chunk(b"IHDR", header) + bytes(content[33:])
-    if file_format == "JPEG":
-        place = content.index(b"\xff\xc0") + 5
-        content[place : place + 4] = struct.pack(">HH", height, width)
-    elif file_format == "GIF":
-        content[6:10] = struct.pack("<HH", width, height)
-    elif file_format == "BMP":
-        content[18:26] = struct.pack("<ii", width, height)
-    elif file_format == "PPM":
-        return b"P6 %d %d 255 " % (width, height)
-    else:
-        tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 278: height, 279: 64}
-        entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
-        return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + b"".join(entries) + b"\0" * 4
-    return bytes(content)

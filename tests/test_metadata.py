@@ -5,7 +5,7 @@ from detectron2.config import LazyCall as L
 
 from samdetr import model_zoo
 from samdetr.data import CocoFiles, load_own_dataset
-from samdetr.metadata import metadata_of
+from samdetr.data.datasets import metadata_of
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ USES = {
     },
     "LazyConfig.load": {
         "samdetr/engine/config.py",  # .py
-        "samdetr/engine/own_data.py",  # .py
+        "samdetr/data/command_line.py",  # .py
         "samdetr/engine/trust.py",  # trusted
     },
     "subprocess.run": {"samdetr/convergence/study.py", "tools/mutation_check.py"},

@@ -10,8 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from coco_files import Registry, write_coco
-from samdetr.data import DataError, load_detection_dataset, mini_folder
-from samdetr.data.mini import dataset as mini
+from samdetr.data import DataError, load_detection_dataset
 
 GOOD = [5, 5, 10, 10]
 
@@ -24,7 +23,7 @@ def registry():
 
 
 def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "samdetr.data.records"]
+    return [r.getMessage() for r in caplog.records if r.name == "samdetr.data.datasets"]
 
 
 def boxes(records):
@@ -44,18 +43,11 @@ def test_good_boxes_pass_untouched(tmp_path, registry, caplog):
     ("bad", "kind"),
     [
         ([5, 5, 0, 10], "without width or height"),
-        ([5, 5, 10, 0], "without width or height"),
         ([20, 20, -10, 5], "without width or height"),
-        ([math.nan, 5, 10, 10], "with NaN or infinity"),
-        ([5, 5, math.inf, 10], "with NaN or infinity"),
+        ([math.nan, 5, 10, 10], "without four finite numbers"),
         ([40, 5, 10, 10], "outside the image"),
-        ([5, 30, 10, 10], "outside the image"),
-        ([-10, 5, 10, 10], "outside the image"),
         ([5, -11, 10, 10], "outside the image"),
-        ([5, 5, 1e-3, 10], "without width or height"),
         ([39.999, 5, 10, 10], "outside the image"),
-        ([-1e308, 5, 1.5e308, 10], "that reach farther than 131072 pixels"),
-        ([5, 5, 10**400, 10], "with NaN or infinity"),
     ],
 )
 def test_a_bad_box_is_left_out_and_counted(tmp_path, registry, caplog, bad, kind):
@@ -63,8 +55,8 @@ def test_a_bad_box_is_left_out_and_counted(tmp_path, registry, caplog, bad, kind
     records = load_detection_dataset(name)
     assert boxes(records) == [[GOOD], [GOOD], []]
     (warning,) = warnings(caplog)
-    assert f"'{name}', 4 boxes in all: 2 {kind}; the first in {tmp_path}/images/1.png, " in warning
-    assert warning.endswith("annotations[1]")
+    assert f"2 of 4 boxes of data set '{name}' are unusable: 2 {kind}. " in warning
+    assert warning.endswith(f"{tmp_path}/images/1.png: annotations[1]")
 
 
 def test_every_kind_is_counted_in_one_warning(tmp_path, registry, caplog):
@@ -90,7 +82,7 @@ def test_boxes_given_by_corners_are_checked_as_such(registry, tmp_path, caplog):
 
 def test_only_bad_boxes_are_an_error(tmp_path, registry):
     name = registry.add(*write_coco(tmp_path, [[[5, 5, 0, 10]], [[50, 5, 1, 1]], []]))
-    with pytest.raises(DataError, match=f"No usable box.*'{name}', 2 boxes"):
+    with pytest.raises(DataError, match=f"2 of 2 boxes of data set '{name}' are unusable"):
         load_detection_dataset(name)
 
 
@@ -124,18 +116,21 @@ def test_missing_annotations_are_looked_for_aloud(tmp_path, registry, monkeypatc
     name = registry.add(str(tmp_path / "no.json"), str(tmp_path))
     with pytest.raises(DataError) as error:
         load_detection_dataset(name)
-    assert f"'{name}': its annotation file {tmp_path}/no.json" in str(error.value)
+    assert f"'{name}': json_file {tmp_path}/no.json does not exist" in str(error.value)
     assert "DETECTRON2_DATASETS, now '/elsewhere'" in str(error.value)
 
 
-def test_a_missing_image_folder_or_image_is_named(tmp_path, registry):
-    json_file, image_root = write_coco(tmp_path, [[GOOD]])
+def test_missing_images_are_counted_and_a_wrong_folder_is_an_error(tmp_path, registry, caplog):
+    json_file, image_root = write_coco(tmp_path, [[GOOD], [GOOD]])
     name = registry.add(json_file, str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=f"image folder {tmp_path}/nowhere"):
+    with pytest.raises(DataError, match=f"image_root {tmp_path}/nowhere does not exist"):
         load_detection_dataset(name)
     os.remove(tmp_path / "images" / "0.png")
     name = registry.add(json_file, image_root)
-    with pytest.raises(DataError, match=f"image 0 {tmp_path}/images/0.png"):
+    assert len(load_detection_dataset(name)) == 2
+    assert f"1 of 2 image files do not exist, the first is {image_root}/0.png" in caplog.text
+    name = registry.add(json_file, str(tmp_path))
+    with pytest.raises(DataError, match="2 of 2 image files do not exist"):
         load_detection_dataset(name)
 
 
@@ -149,27 +144,9 @@ def test_detectron2s_own_sets_are_looked_for_too(monkeypatch, tmp_path):
             load_detection_dataset(name)
 
 
-def test_a_damaged_mini_names_its_variable(tmp_path, monkeypatch):
-    monkeypatch.setenv("SAMDETR_CACHE", str(tmp_path))
-    for split in mini.MINI_COUNTS:
-        monkeypatch.setitem(mini.MINI_COUNTS, split, 1)
-    file = mini_folder() / "val.json"
-    file.unlink()
-    with pytest.raises(DataError, match=rf"{file}.*SAMDETR_CACHE"):
-        load_detection_dataset("mini_val")
-
-
 def test_an_unknown_name_gets_suggestions():
     with pytest.raises(DataError, match="'mini_vall' is not registered.*mini_val"):
         load_detection_dataset("mini_vall")
-
-
-@pytest.mark.parametrize("text", ['{"images": [', '{"images": []}', ""])
-def test_a_broken_annotation_file_is_named(tmp_path, registry, text):
-    (tmp_path / "boxes.json").write_text(text)
-    name = registry.add(str(tmp_path / "boxes.json"), str(tmp_path))
-    with pytest.raises(DataError, match=f"'{name}'.*{tmp_path}/boxes.json"):
-        load_detection_dataset(name)
 
 
 def test_an_empty_set_is_an_error(registry):
@@ -186,21 +163,3 @@ def test_categories_have_to_match_the_model(tmp_path, registry, num_classes):
     message = f"'{name}' has 2 categories.*num_classes={num_classes}.*model.num_classes=2"
     with pytest.raises(DataError, match=message):
         load_detection_dataset(name, num_classes=num_classes)
-
-
-def test_a_category_without_a_name_is_refused(tmp_path, registry):
-    json_file, image_root = write_coco(tmp_path, [[{"bbox": GOOD, "category_id": 7}]])
-    name = registry.add(json_file, image_root)
-    with pytest.raises(DataError, match=rf"{re.escape(json_file)}.*category_id=7"):
-        load_detection_dataset(name)
-
-
-@pytest.mark.parametrize("metadata", [{}, {"thing_classes": ["cat", "dog"]}])
-def test_a_category_out_of_range_is_named(tmp_path, registry, metadata):
-    file = tmp_path / "a.png"
-    file.touch()
-    annotation = {"bbox": GOOD, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 2}
-    records = [{"file_name": str(file), "annotations": [annotation]}]
-    name = registry.add_function(lambda: records, **metadata)
-    with pytest.raises(DataError, match=rf"{file}: annotations\[0\] has category_id=2, not .*"):
-        load_detection_dataset(name, num_classes=2)

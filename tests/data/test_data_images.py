@@ -102,7 +102,7 @@ def entry(tmp_path):
 
 @pytest.mark.parametrize(("crop", "levels"), [(0.0, 1), (1.0, 2)])  # a level per resizing
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-@pytest.mark.parametrize("image_format", ["RGB", "BGR", "L"])
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
 def test_the_mapper_equals_detectron2s_with_the_same_draws(entry, flip, crop, levels, image_format):
     ours = DetectionMapper(
         True, augmentations=pipeline(ResizeShortestEdge, flip, crop), image_format=image_format

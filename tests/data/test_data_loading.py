@@ -62,8 +62,7 @@ def as_process(monkeypatch):
     return become
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize(("workers", "start"), [(0, 5), (1, 0), (2, 5)])
 def test_batches_do_not_depend_on_workers_nor_on_where_the_loader_starts(workers, start):
     expected = batches(9)
     found = batches(9 - start, num_workers=workers, start=start)
@@ -137,12 +136,11 @@ def test_an_image_that_the_mapper_leaves_out_has_the_same_substitute_everywhere(
     expected = batches(6, mapper=skipping)
     assert {x["image_id"] for batch in expected for x in batch} == {0, 3, 6}
     assert batches(3, mapper=skipping, start=3, num_workers=2) == expected[3:]
-    with pytest.raises(DataError, match="left out 10 images at position"):
+    with pytest.raises(DataError, match="skipped 10 images at position"):
         batches(1, mapper=lambda record: None)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("start", [0, 4])
+@pytest.mark.parametrize(("workers", "start"), [(0, 4), (3, 0), (2, 4)])
 def test_an_unreadable_image_has_the_same_substitute_wherever_a_run_goes_on(workers, start):
     expected = batches(9, mapper=failing, max_unreadable=2)
     assert {x["image_id"] for batch in expected for x in batch} == {0, 1, 3, 4, 6}
@@ -160,7 +158,7 @@ def test_processes_share_the_substitutes_of_one_order(as_process):
         assert batches(4, size=6, mapper=failing, max_unreadable=2) == expected[rank::3]
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_told_once_and_one_too_many_is_the_end(workers, caplog):
     caplog.set_level(logging.WARNING, "samdetr")
     made = loader(mapper=failing, max_unreadable=2, num_workers=workers)
@@ -187,7 +185,7 @@ def test_without_a_limit_the_first_unreadable_image_is_the_end(workers, tmp_path
     settings = {"mapper": mapper, "total_batch_size": 1, "num_workers": workers, "seed": 0}
     with pytest.raises(ImageError, match=f"cannot read image {path}"):
         next(iter(build_train_loader(records, **settings)))
-    with pytest.raises(DataError, match=f"left out 10 images at .*cannot read image {path}"):
+    with pytest.raises(DataError, match=f"skipped 10 images at .*cannot read image {path}"):
         next(iter(build_train_loader(records, **settings, max_unreadable=1)))
     with pytest.raises(DataError, match="max_unreadable is -1, must be 0 or more"):
         build_train_loader(records, **settings, max_unreadable=-1)
@@ -227,20 +225,6 @@ def test_what_cannot_be_shared_or_ordered_is_refused(as_process):
     as_process(0, 3)
     with pytest.raises(DataError, match="total_batch_size is 4, must be .* of 3, the number of"):
         loader(size=4)
-
-
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        TrainingSampler(len(RECORDS) + 1, seed=0),
-        TrainingSampler(len(RECORDS) - 1, seed=0),
-        RandomSubsetTrainingSampler(len(RECORDS) + 1, 0.5, seed_shuffle=0, seed_subset=0),
-        RepeatFactorTrainingSampler(torch.ones(len(RECORDS) + 1), seed=0),
-    ],
-)
-def test_a_sampler_for_another_number_of_images_is_refused(sampler):
-    with pytest.raises(DataError, match=r"sampler is for \d images, but .*dataset has 7$"):
-        loader(sampler=sampler)
 
 
 def test_a_sampler_may_leave_images_out_on_purpose():

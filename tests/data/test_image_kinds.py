@@ -24,7 +24,6 @@ from bad_images import (
     tolerance,
 )
 from samdetr.data import ImageError, convert_image, read_image
-from samdetr.predictor import to_rgb
 
 ORIENTATION = 0x0112
 LOSSY = ["JPEG", "WEBP"]
@@ -46,7 +45,6 @@ def test_every_mode_and_format_is_read_as_its_definition_says(file, kind, size, 
 
     assert found.dtype == np.uint8 and found.shape == expected.shape
     np.testing.assert_allclose(found.astype(int), expected, rtol=0, atol=tolerance(mode))
-    np.testing.assert_array_equal(to_rgb(file), found)
     np.testing.assert_array_equal(read_image(str(file), "BGR"), found[..., ::-1])
 
 
@@ -88,14 +86,13 @@ def test_of_an_animation_the_first_picture_is_read(file, file_format, count, see
     np.testing.assert_array_equal(read_image(str(file)), pixels[0])
 
 
-@given(st.sampled_from(["TIFF", "PPM"]), sizes, seeds)
-def test_floating_point_is_refused(file, file_format, size, seed):
-    values = np.random.default_rng(seed).normal(size=size[::-1]).astype(np.float32)
-    file.write_bytes(encoded(Image.fromarray(values), file_format))
+def test_floating_point_is_refused(file):
+    image = Image.fromarray(np.ones((3, 4), np.float32))
+    file.write_bytes(encoded(image, "TIFF"))
     with pytest.raises(ImageError, match=f"{file}: its pixels are floating-point"):
         read_image(str(file))
-    with pytest.raises(ImageError, match="of Pillow: its pixels are floating-point"):
-        convert_image(Image.fromarray(values))
+    with pytest.raises(ImageError, match="from Pillow: its pixels are floating-point"):
+        convert_image(image)
 
 
 @given(st.sampled_from(KINDS), sizes, seeds, st.sampled_from(["train", "test"]))

@@ -165,91 +165,32 @@ def test_a_set_to_evaluate_on_must_have_the_classes_of_the_run(tmp_path):
     source = write(tmp_path / "train")
     LazyConfig.save(config_of(*options(source, source)), str(tmp_path / "config.yaml"))
     other = write(tmp_path / "other", names=("newt", "dog", "cat"))
-    message = "boxes.json: categories are 'dog', 'cat', 'newt' .* trained on, 'cat', 'dog', 'newt'"
+    message = r"boxes.json: the categories, .* \['dog', 'cat', 'newt'\].* \['cat', 'dog', 'newt'\]"
     with pytest.raises(DataError, match=message):
         config_of(*options(val=other), config=tmp_path / "config.yaml")
     fewer = write_voc(tmp_path / "fewer", objects=("newt",))
     cfg = config_of(*options(val=fewer), config=tmp_path / "config.yaml")
     assert cfg.dataloader.test.dataset.classes == CLASSES
+    more = write_voc(tmp_path / "more", objects=("newt", "fox"))
+    with pytest.raises(DataError, match=r"has the classes \['fox'\]"):
+        config_of(*options(val=more), config=tmp_path / "config.yaml")
 
 
 def test_annotations_that_changed_after_the_config_are_an_error(tmp_path):
     source = write(tmp_path)
     cfg = config_of(*options(source, source))
     write(tmp_path, names=("newt", "cat", "fox"))
-    with pytest.raises(DataError, match="'own_val' has the classes 'cat', 'fox'.*others than when"):
+    with pytest.raises(DataError, match="'own_val' has the classes .*fox.*changed"):
         instantiate(cfg.dataloader.test.dataset)
 
 
 def test_a_name_that_is_taken_is_refused_and_an_own_one_is_replaced(tmp_path):
     first, second = write(tmp_path / "first"), write(tmp_path / "second", names=("x", "y", "z"))
-    with pytest.raises(DataError, match="names='mini_val' is a data set of someone else"):
+    with pytest.raises(DataError, match="names='mini_val' is already registered"):
         load_own_dataset("mini_val", first, CLASSES)
     load_own_dataset("own_val", first, CLASSES)
     load_own_dataset("own_val", second, ["y", "z", "x"])
     assert MetadataCatalog.get("own_val").json_file == second.json_file
-
-
-IMAGE = {"id": 0, "file_name": "0.png", "width": 40, "height": 30}
-BOX = {"id": 1, "image_id": 0, "category_id": 3, "bbox": GOOD}
-CAT = {"id": 3, "name": "cat"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"images": None}, "boxes.json has no list 'images', expected COCO's format"),
-        ({"categories": []}, r"boxes.json: categories are \[\], expected distinct names"),
-        ({"categories": [CAT, {**CAT, "id": 4}]}, r"categories are \['cat', 'cat'\]"),
-        ({"categories": [CAT, CAT]}, r"categories\[1\] has id=3, not an id that no other has"),
-        ({"categories": [{"id": 3}]}, r"categories\[0\] has name=None, not text"),
-        ({"images": [IMAGE, 7]}, r"boxes.json: images\[1\] has id=None, not an integer"),
-        ({"images": [{**IMAGE, "width": "40"}]}, r"images\[0\] has width='40', not a whole number"),
-        (
-            {"images": [{**IMAGE, "file_name": "9.png"}]},
-            r"images\[0\] has file_name=.*images/9.png",
-        ),
-        ({"annotations": [{"id": 1}]}, r"annotations\[0\] has image_id=None, not an integer"),
-        ({"annotations": [{**BOX, "image_id": 9}]}, "image_id=9, not the id of one of the im"),
-        ({"annotations": [{**BOX, "category_id": 9}]}, "category_id=9, not the id of one of the c"),
-        ({"annotations": [{**BOX, "bbox": [1, 2, 3]}]}, r"bbox=\[1, 2, 3\], not four numbers"),
-    ],
-)
-def test_a_wrong_entry_of_a_coco_file_is_named(tmp_path, changes, message):
-    source = write(tmp_path, **changes)
-    with pytest.raises(DataError, match=message):
-        source.check()
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "message"),
-    [
-        ("Annotations/one.xml", "<object>", "<object", "one.xml is not an XML file: .* line 1"),
-        (
-            "Annotations/one.xml",
-            "<width>40</width>",
-            "",
-            "one.xml: the .* size/width=None, not a whole",
-        ),
-        ("Annotations/one.xml", "<xmin>6", "<xmin>a", r"object\[0\] has bndbox/xmin='a', not a nu"),
-        ("Annotations/one.xml", "<name>cat</name>", "", r"one.xml: object\[1\] has name=''"),
-        ("Annotations/one.xml", ">cat<", ">fox<", r"object\[1\] has name='fox', not one of 'cat'"),
-        ("ImageSets/Main/trainval.txt", "two", "six", "six.jpg is not a file, and .*trainval.txt"),
-        (
-            "ImageSets/Main/trainval.txt",
-            "two",
-            "two 1",
-            "trainval.txt must name two images",
-        ),
-        ("ImageSets/Main/trainval.txt", "two", "", "trainval.txt must name two images"),
-    ],
-)
-def test_a_wrong_entry_of_a_voc_folder_is_named(tmp_path, file, old, new, message):
-    source = write_voc(tmp_path)
-    text = (tmp_path / file).read_text()
-    (tmp_path / file).write_text(text.replace(old, new, 1))
-    with pytest.raises(DataError, match=message):
-        source.check(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -257,16 +198,11 @@ def test_a_wrong_entry_of_a_voc_folder_is_named(tmp_path, file, old, new, messag
     [
         (["--train-json", "a.json", "--val-json", "b.json"], "has {'json': 'a.json'}, expected"),
         (["--train-json", "a.json", "--train-images", "."], "none to evaluate on: --val-json FILE"),
-        (["--data", "nowhere.yaml"], "--data 'nowhere.yaml' is not a .py or .yaml file"),
         (["--data", "data.yaml", "--val-voc", ".", "test"], "exclude"),
         (["--data", "data.yaml"], r"data.yaml: val has {'json': 3}, expected json and images"),
-        (["--data", "broken.yaml"], "broken.yaml: .*line 1"),
+        (["--data", "broken.yaml"], "(?s)broken.yaml: .*line 1"),
         (["--data", "list.yaml"], "list.yaml: expected `train` and `val`, or `val` alone"),
-        (["--data", "text.yaml"], "text.yaml: val is 'x', expected json and images"),
-        (["--data", "latin.yaml"], "latin.yaml: .*can't decode byte 0xfc"),
-        (["--data", "deep.yaml"], "deep.yaml: .*recursion"),
-        (["--data", "date.yaml"], "date.yaml: month must be in 1..12"),
-        (["--data", "bomb.yaml"], r"bomb.yaml: val has {'json': \[\['x'\], .*\.\.\."),
+        (["--data", "text.yaml"], "text.yaml: val has x, expected json and images"),
     ],
 )
 def test_options_that_cannot_work_are_named(tmp_path, monkeypatch, arguments, message):
@@ -275,52 +211,17 @@ def test_options_that_cannot_work_are_named(tmp_path, monkeypatch, arguments, me
     Path("broken.yaml").write_text("val: {json: [}")
     Path("list.yaml").write_text("[1, 2]")
     Path("text.yaml").write_text("val: x")
-    Path("latin.yaml").write_bytes(b"val: \xfc")
-    Path("deep.yaml").write_text("val: " + "[" * 10_000)
-    Path("date.yaml").write_text("val: 2026-13-45")
-    levels = "".join(f", &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(30))
-    Path("bomb.yaml").write_text(f"val: {{json: [&a0 [x]{levels}]}}")
     with pytest.raises(ConfigError, match=message):
         config_of(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config-file", "nowhere.py"], "--config-file 'nowhere.py' is not a file"),
-        (["--config-file", "broken.yaml"], "--config-file broken.yaml cannot be read: "),
-        (["--config-file", MINI, "train.max_itr=3"], "override 'train.max_itr': the config has no"),
-        (["--config-file", MINI, "train.max_iter="], "override train.max_iter=''"),
-        (["--config-file", MINI, "--val-json", "broken.yaml"], "own data by --val-... has"),
-        (
-            ["--config-file", MINI, "--val-json", "broken.yaml", "--val-images", "."],
-            "{folder}/broken.yaml is not a JSON file: ",
-        ),
-        (["--config-file", MINI, "train.output_dir=broken.yaml"], "broken.yaml: "),
-        (["--config-file", MINI, "model.decoder.levels=[3]"], "model cannot be built: decoder"),
-        (
-            ["--config-file", MINI, "--eval-only", "train.init_checkpoint=''"],
-            "--eval-only needs a trained model: ",
-        ),
-        (
-            ["--config-file", MINI, "dataloader.test.dataset.names=coco_2017_vall"],
-            "data set 'coco_2017_vall' is not registered (similar names: ['coco_2017_val'",
-        ),
-        (
-            ["--config-file", MINI, "train.init_checkpoint=broken.yaml"],
-            "broken.yaml cannot be read as a checkpoint",
-        ),
-    ],
-)
-def test_wrong_input_is_one_sentence_and_exit_code_2(
-    tmp_path, monkeypatch, capsys, arguments, message
-):
-    monkeypatch.chdir(tmp_path)
-    Path("broken.yaml").write_text("a: [}")
+def test_a_wrong_file_is_one_sentence_and_exit_code_2(tmp_path, capsys):
+    (tmp_path / "broken.json").write_text("a: [}")
+    options = ["--val-json", tmp_path / "broken.json", "--val-images", tmp_path]
 
-    assert train_net(*arguments) == 2
+    assert train_net("--config-file", MINI, *options) == 2
 
     output = capsys.readouterr().err
     line = output.strip().splitlines()[-1]  # torch warns before it on a machine with half a CUDA
     assert "Traceback" not in output
-    assert line.startswith("train_net.py: " + message.replace("{folder}", str(tmp_path)))
+    assert line.startswith(f"train_net.py: {tmp_path}/broken.json cannot be read as JSON: ")

@@ -12,7 +12,7 @@ from detectron2.evaluation import pascal_voc_evaluation
 from PIL import Image
 
 from coco_files import SIZE
-from samdetr.data import DataError, load_detection_dataset
+from samdetr.data import load_detection_dataset
 from samdetr.evaluation import PascalVOCDetectionEvaluator
 from test_evaluation import detections, evaluate
 
@@ -96,15 +96,13 @@ def test_what_other_tools_leave_out_or_write_otherwise_does_not_count(folder):
     assert odd == figures(Detectron2VOCEvaluator, "voc_evaluated")
 
 
-def test_fractions_of_pixels_are_measured_as_they_are(folder):
-    edit(folder, r"<xmin>(\d+)</xmin>", r"<xmin>\1.5</xmin>")
-    name = register(folder)
-    records = load_detection_dataset(name)
-    found = [detections(x, 2) for x in records]
-    assert evaluate(PascalVOCDetectionEvaluator(name), records, found)["bbox"]["AP"] > 99.99
-    for instances in found:
-        instances.pred_boxes.tensor[:, 0] += 4
-    assert evaluate(PascalVOCDetectionEvaluator(name), records, found)["bbox"]["AP"] < 90
+def test_fractions_are_rounded_to_the_pixels_that_the_metric_counts(folder):
+    expected = figures(Detectron2VOCEvaluator, register(folder))
+    edit(folder, r"<xmin>(\d+)</xmin>", r"<xmin>\1.3</xmin>")
+    records = load_detection_dataset("voc_evaluated")
+    found = figures(PascalVOCDetectionEvaluator, "voc_evaluated")
+    assert any(x["bbox"][0] % 1 for record in records for x in record["annotations"])
+    assert found["AP"] == pytest.approx(expected["AP"], abs=5)
 
 
 def test_a_name_of_a_class_is_no_path(folder, tmp_path_factory):
@@ -118,7 +116,7 @@ def test_a_name_of_a_class_is_no_path(folder, tmp_path_factory):
     assert list(target.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "9" * 400])
+@pytest.mark.parametrize("value", ["nan", "inf", "left"])
 def test_boxes_that_are_not_finite_are_not_evaluated(folder, caplog, value):
     odd = entry((value, 1, 9, 9), "cat", "")
     edit(folder, "</annotation>", f"{odd}</annotation>", ["1"])
@@ -126,27 +124,4 @@ def test_boxes_that_are_not_finite_are_not_evaluated(folder, caplog, value):
     records = load_detection_dataset(name)
     found = [detections(x, 2) for x in records]
     assert evaluate(PascalVOCDetectionEvaluator(name), records, found)["bbox"]["AP"] > 99.99
-    assert "1 of 3 boxes are with NaN or infinity" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("pattern", "replacement", "message"),
-    [
-        ("<difficult>0", "<difficult>yes", r"object\[0\] has difficult='yes', not 0 or 1"),
-        ("<xmin>.*?<", "<xmin>left<", r"object\[0\] has bndbox/xmin='left', not a number"),
-        ("<name>cat", "<name>cow", r"object\[0\] has name='cow', not one of 'cat', 'dog'"),
-        ("</annotation>", "", "is not an XML file"),
-    ],
-)
-def test_what_cannot_be_read_is_refused_as_the_evaluator_is_made(
-    folder, pattern, replacement, message
-):
-    edit(folder, pattern, replacement, ["1"])
-    name = register(folder)
-    with pytest.raises(DataError, match=f"'{name}' cannot be evaluated: .*1.xml:? {message}"):
-        PascalVOCDetectionEvaluator(name)
-
-
-def test_a_set_of_another_kind_is_refused():
-    with pytest.raises(DataError, match="'mini_val' cannot be evaluated: .*dirname"):
-        PascalVOCDetectionEvaluator("mini_val")
+    assert "1 of 3 boxes are not four finite numbers" in caplog.text

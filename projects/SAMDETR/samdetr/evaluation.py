@@ -1,107 +1,75 @@
-"""Evaluators: COCO's AP on any registered set, a quicker way to the same figures, LVIS's AP, VOC's.
+"""Evaluators of COCO's AP on any registered data set, of LVIS's AP and of Pascal VOC's AP.
 
-All are Detectron2's. They write their detections into `output_dir`, which is `inference/` in a
-run's folder: `coco_instances_results.json` or `lvis_instances_results.json`, in COCO's format of
-results, and `instances_predictions.pth`.
+They subclass Detectron2's and write detections into `output_dir`, `inference/` of a run:
+`instances_predictions.pth` and `coco_instances_results.json` or `lvis_instances_results.json`, in
+COCO's format of results.
 """
+
+# Detectron2's evaluators are made to be subclassed, but their attributes have private names. Set
+# are `_metadata`, `_max_dets_per_image`, `_anno_file_template`, `_image_set_path`, `_class_names`;
+# read are `_coco_api`, `_lvis_api`, `_output_dir`, `_do_evaluation`, `_results`; overridden is
+# `_eval_predictions`, for other backends, which call `_derive_coco_results`.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, coco_evaluation, pascal_voc_evaluation
+from detectron2.data.datasets import convert_to_coco_json
+from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 from detectron2.evaluation import PascalVOCDetectionEvaluator as Detectron2VOCEvaluator
 
-from .data.coco import CheckedCoco
-from .data.datasets import EXTRA, UNREADABLE
-from .data.errors import DataError
-from .data.fields import is_finite, is_integer
-from .data.voc import voc_truth
-from .errors import ConfigError, printable
-
-TASKS = ["bbox"]
+from .data.formats import Record, read_coco, voc_records
+from .errors import ConfigError, DataError
 
 
 class DetectionEvaluator(COCOEvaluator):
-    """COCO's AP, in all and per category, of any registered set.
-
-    A set that is not in COCO's format is converted into `output_dir`. Ground truth may lack `area`,
-    for which the box's is taken, and `iscrowd`, which then is 0: COCO's code needs both, and
-    people's files often have neither.
+    """COCO's AP, overall and per category, of any registered data set.
 
     Args:
         dataset_name: name in Detectron2's catalogs.
-        output_dir: folder that detections are written into; None for nowhere.
-        tasks: boxes alone, which are what is detected.
-        max_dets_per_image: how many detections of an image and a category count, those of the
-            highest scores, or COCO's three such limits; AP has the last one.
+        output_dir: folder for the detections; None writes nothing.
+        max_dets_per_image: detections per image and category that count, those of the highest
+            scores, or COCO's three such limits, of which AP uses the largest.
         options: for Detectron2's `COCOEvaluator`.
 
     Raises:
-        ConfigError: if `tasks` or `max_dets_per_image` is something else.
-        DataError: if the set cannot be read, or if it is not in COCO's format and there is no
-            `output_dir`.
+        ConfigError: if a limit is not positive.
+        DataError: if the data set cannot be read.
     """
 
     def __init__(
         self,
         dataset_name: str,
         output_dir: str | None = None,
-        tasks: Sequence[str] | None = None,
         max_dets_per_image: int | Sequence[int] | None = None,
         **options: Any,
     ):
-        _check_tasks(tasks)
         limits = _limits(max_dets_per_image)
-        with _naming(dataset_name), patch.object(coco_evaluation, "COCO", CheckedCoco):
-            # A converted set may be others' images by now: it is not taken from before.
-            super().__init__(
-                dataset_name, TASKS, output_dir=output_dir, allow_cached_coco=False, **options
-            )
+        with _cleaned(dataset_name) as name:
+            super().__init__(name, ["bbox"], output_dir=output_dir, **options)
+        self._metadata = MetadataCatalog.get(dataset_name)
         self._max_dets_per_image = limits
-        self._leave_out_infinite()
-        for annotation in self._coco_api.dataset.get("annotations", []):
-            _, _, width, height = annotation["bbox"]
-            annotation.setdefault("area", max(width, 0) * max(height, 0))
-            annotation.setdefault("iscrowd", 0)
-
-    def _leave_out_infinite(self) -> None:
-        annotations = self._coco_api.dataset.get("annotations", [])
-        finite = _finite(annotations, self._logger)
-        if len(finite) < len(annotations):
-            self._coco_api.dataset["annotations"] = finite
-            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-                self._coco_api.createIndex()
-
-    def _derive_coco_results(
-        self, coco_eval: Any, iou_type: str, class_names: Sequence[str] | None = None
-    ) -> dict[str, float]:
-        """As in Detectron2, which prints the names."""
-        names = class_names and [printable(name) for name in class_names]
-        figures: dict[str, float] = super()._derive_coco_results(coco_eval, iou_type, names)
-        return figures
 
 
 class FasterDetectionEvaluator(DetectionEvaluator):
-    """The same figures from the same files, by the compiled code of faster-coco-eval; boxes alone.
+    """The same figures by the compiled code of faster-coco-eval, which pays for large data sets.
 
-    Args: those of `DetectionEvaluator`. Images must have integer ids, as COCO's have.
+    Args: those of `DetectionEvaluator`.
 
     Raises:
-        DataError: as `DetectionEvaluator`, and if ids are text.
-        ModuleNotFoundError: names the extra that brings the package.
+        DataError: as `DetectionEvaluator`, and if image ids are text.
+        ModuleNotFoundError: if faster-coco-eval is not installed.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, **options: Any):
@@ -109,28 +77,19 @@ class FasterDetectionEvaluator(DetectionEvaluator):
         super().__init__(dataset_name, output_dir, **options)
         if any(isinstance(x, str) for x in self._coco_api.imgs):
             raise DataError(
-                f"data set '{dataset_name}': the ids of its images are text, and faster-coco-eval "
-                "takes integers: evaluate it with samdetr.evaluation.DetectionEvaluator"
+                f"data set '{dataset_name}' has image ids that are text, and faster-coco-eval "
+                "needs integers: use samdetr.evaluation.DetectionEvaluator"
             )
 
     def _eval_predictions(
-        self, predictions: Sequence[dict[str, Any]], img_ids: Sequence[int] | None = None
+        self, predictions: Sequence[Record], img_ids: Sequence[int] | None = None
     ) -> None:
         from faster_coco_eval import COCO, COCOeval_faster
 
-        results = [x for prediction in predictions for x in prediction["instances"]]
-        classes = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", {})
-        ids = {contiguous: original for original, contiguous in classes.items()}
-        for result in results:
-            result["category_id"] = ids.get(result["category_id"], result["category_id"])
-        if self._output_dir:
-            file = Path(self._output_dir, "coco_instances_results.json")
-            file.write_text(json.dumps(results))
-            self._logger.info(f"Saving results to {file}")
+        results = _results(self, predictions, "coco_instances_results.json", lambda x: x)
         if not self._do_evaluation:
-            self._logger.info("Annotations are not available for evaluation.")
             return
-        evaluation = None  # of nothing, as in the base class
+        evaluation = None  # Detectron2's value for no detection at all
         if results:
             truth = COCO(self._coco_api.dataset)
             evaluation = COCOeval_faster(truth, truth.loadRes(results), "bbox")
@@ -142,125 +101,195 @@ class FasterDetectionEvaluator(DetectionEvaluator):
 
 
 class LVISEvaluator(Detectron2LVISEvaluator):
-    """LVIS's AP, in all and of rare, common and frequent categories.
+    """LVIS's AP, overall and of rare, common and frequent categories.
 
     Args:
-        dataset_name, output_dir, tasks: as in `DetectionEvaluator`.
-        max_dets_per_image: how many detections of an image count; by default LVIS's 300.
+        dataset_name, output_dir: as for `DetectionEvaluator`.
+        max_dets_per_image: detections per image that count; by default LVIS's 300.
         options: for Detectron2's `LVISEvaluator`.
 
     Raises:
-        ConfigError: if `tasks` or `max_dets_per_image` is something else.
-        DataError: if the set cannot be read or lacks what the metric asks for; names the entry.
-        ModuleNotFoundError: names the extra that brings the package `lvis`.
+        ConfigError: if the limit is not positive.
+        DataError: if the data set cannot be read.
+        ModuleNotFoundError: if the package lvis is not installed.
     """
 
     def __init__(
         self,
         dataset_name: str,
         output_dir: str | None = None,
-        tasks: Sequence[str] | None = None,
         max_dets_per_image: int | None = None,
         **options: Any,
     ):
         _require("lvis", "lvis")
-        import lvis
+        limit = _limits(300 if max_dets_per_image is None else max_dets_per_image)[-1]
+        options.update(output_dir=output_dir, max_dets_per_image=limit)
+        with _cleaned(dataset_name, annotations=[]) as name:
+            super().__init__(name, ["bbox"], **options)
+        self._metadata = MetadataCatalog.get(dataset_name)
 
-        from .data.lvis import MeasuredLvis
+    def _eval_predictions(self, predictions: Sequence[Record]) -> None:
+        from lvis import LVISEval, LVISResults
 
-        _check_tasks(tasks)
-        if max_dets_per_image is not None and not _is_limit(max_dets_per_image):
-            raise ConfigError(
-                f"max_dets_per_image is {max_dets_per_image!r}, not an integer of 1 or more"
-            )
-        options["max_dets_per_image"] = max_dets_per_image
-        reader = partial(MeasuredLvis, name=dataset_name)
-        with _naming(dataset_name), patch.object(lvis, "LVIS", reader):
-            super().__init__(dataset_name, TASKS, output_dir=output_dir, **options)
+        results = _results(
+            self, predictions, "lvis_instances_results.json", lambda index: index + 1
+        )
+        if not self._do_evaluation:
+            return
+        names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
+        self._results["bbox"] = dict.fromkeys(names, math.nan)
+        if results:
+            found = LVISResults(self._lvis_api, results, max_dets=self._max_dets_per_image)
+            evaluation = LVISEval(self._lvis_api, found, "bbox")
+            evaluation.evaluate()
+            evaluation.eval = _accumulated(evaluation)
+            evaluation.summarize()
+            evaluation.print_results()
+            self._results["bbox"] = {x: 100 * float(evaluation.results[x]) for x in names}
 
-    def evaluate(self) -> dict[str, Any]:
-        """As in Detectron2."""
-        # lvis 0.5.3, the last there is, asks for a name that numpy took away in its version 1.24.
-        with patch.object(np, "float", float, create=True):
-            return super().evaluate() or {}
+
+def _accumulated(evaluation: Any) -> dict[str, np.ndarray]:
+    """Return precision and recall of an `LVISEval` after matching, -1 without ground truth.
+
+    `LVISEval.accumulate` of lvis 0.5.3 needs `numpy.float`, which NumPy 1.24 removed.
+    """
+    params, images = evaluation.params, len(evaluation.params.img_ids)
+    counts = len(params.cat_ids), len(params.area_rng)
+    precision = -np.ones((len(params.iou_thrs), len(params.rec_thrs), *counts))
+    recall = -np.ones((len(params.iou_thrs), *counts))
+    for number, cell in enumerate(np.ndindex(counts)):
+        found = evaluation.eval_imgs[number * images : (number + 1) * images]
+        found = [x for x in found if x is not None]
+        positives = sum(np.count_nonzero(x["gt_ignore"] == 0) for x in found)
+        if not positives:
+            continue
+        order = np.argsort(-np.concatenate([x["dt_scores"] for x in found]), kind="stable")
+        matched, ignored = (
+            np.concatenate([x[key] for x in found], axis=1)[:, order].astype(bool)
+            for key in ("dt_matches", "dt_ignore")
+        )
+        true, false = (np.cumsum(x & ~ignored, axis=1) for x in (matched, ~matched))
+        # The precision at a recall is the largest at that or any higher recall, and 0 beyond.
+        precisions = np.pad(true / (true + false + np.spacing(1)), ((0, 0), (0, 1)))
+        precisions = np.maximum.accumulate(precisions[:, ::-1], axis=1)[:, ::-1]
+        for row, recalls in enumerate(true / positives):
+            recall[(row, *cell)] = recalls[-1] if recalls.size else 0
+            places = np.searchsorted(recalls, params.rec_thrs)
+            precision[(row, slice(None), *cell)] = precisions[row, places]
+    return {"precision": precision, "recall": recall}
 
 
 class PascalVOCDetectionEvaluator(Detectron2VOCEvaluator):
-    """Pascal VOC's AP, also of folders that other tools wrote than VOC's.
+    """Pascal VOC's AP, also of folders that other tools than VOC's own have written.
 
-    Detectron2's code, but for how it reads annotations: coordinates may be fractions, and of what
-    an object has beside `name` and `bndbox` all may be missing. Classes may have any name.
+    Detectron2's reader needs integer coordinates and `pose`, `truncated` and `difficult`, so it is
+    given a copy of the annotations. Fractions are rounded to the pixels that VOC's metric counts.
 
     Args:
         dataset_name: name in Detectron2's catalogs.
 
     Raises:
-        DataError: if the set cannot be read; names the file and the object.
+        DataError: if the data set cannot be read.
     """
 
     def __init__(self, dataset_name: str):
-        with _naming(dataset_name):
-            super().__init__(dataset_name)
-            metadata = MetadataCatalog.get(dataset_name)
-            classes = metadata.thing_classes
-            self._truth = voc_truth(metadata.dirname, metadata.split, classes)
-        # Detectron2 names files by the classes. A slash in one would lead to another folder.
-        numbers = {name: str(index) for index, name in enumerate(classes)}
-        self._class_names = [str(index) for index in range(len(classes))]
-        for image, targets in self._truth.items():
-            self._truth[image] = _finite(targets, self._logger)
-            for target in targets:
-                target["name"] = numbers[target["name"]]
-        self._anno_file_template = "{}"  # so that what is asked for is an image
+        super().__init__(dataset_name)
+        metadata = MetadataCatalog.get(dataset_name)
+        classes = metadata.thing_classes
+        self._records = voc_records(metadata.dirname, metadata.split, classes)
+        self._class_names = [str(index) for index in range(len(classes))]  # names of files
 
     def evaluate(self) -> dict[str, Any]:
-        """As in Detectron2."""
-        # An empty line of the list of images is none.
-        with patch.object(pascal_voc_evaluation, "parse_rec", lambda x: self._truth.get(x, [])):
+        with tempfile.TemporaryDirectory() as folder:
+            self._anno_file_template = f"{folder}/{{}}.xml"
+            self._image_set_path = f"{folder}/images.txt"
+            Path(self._image_set_path).write_text(
+                "\n".join(record["image_id"] for record in self._records)
+            )
+            for record in self._records:
+                file = Path(self._anno_file_template.format(record["image_id"]))
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(_voc_annotation(_finite(record["annotations"])))
             return super().evaluate() or {}
 
 
-@contextlib.contextmanager
-def _naming(dataset_name: str) -> Iterator[None]:
-    """Names the data set in whatever is raised as it is read."""
-    try:
-        yield
-    except UNREADABLE as error:
-        raise DataError(f"data set '{dataset_name}' cannot be evaluated: {error}") from error
+def _voc_annotation(entries: Sequence[Record]) -> str:
+    lines = []
+    for entry in entries:
+        left, top, right, bottom = map(round, entry["bbox"])
+        sides = {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom}
+        box = "".join(f"<{side}>{value}</{side}>" for side, value in sides.items())
+        lines.append(
+            f"<object><name>{entry['category_id']}</name><bndbox>{box}</bndbox><pose/>"
+            f"<truncated>0</truncated><difficult>{entry['difficult']}</difficult></object>"
+        )
+    return f"<annotation>{''.join(lines)}</annotation>"
 
 
-def _finite(entries: list[dict[str, Any]], logger: logging.Logger) -> list[dict[str, Any]]:
-    """COCO's and VOC's code would let a box with NaN be found or not, by where the NaN stands."""
-    finite = [x for x in entries if all(map(is_finite, x["bbox"]))]
+@contextmanager
+def _cleaned(name: str, **defaults: list[Record]) -> Iterator[str]:
+    """Register a clean copy of the annotations of a data set under a temporary name.
+
+    Args:
+        defaults: lists that the file may lack.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "annotations.json")
+        path = MetadataCatalog.get(name).get("json_file")
+        if not path:
+            path = str(file)
+            convert_to_coco_json(name, path, allow_cached=False)
+        contents = {**defaults, **read_coco(path)}
+        if "annotations" in contents:
+            contents["annotations"] = _finite(contents["annotations"])
+        file.write_text(json.dumps(contents))
+        MetadataCatalog.get(folder).json_file = str(file)
+        try:
+            yield folder
+        finally:
+            MetadataCatalog.remove(folder)
+
+
+def _finite(entries: list[Record]) -> list[Record]:
+    """Drop NaN boxes: whether the evaluation matches one depends on which coordinate is NaN."""
+    finite = [entry for entry in entries if not math.isnan(entry["bbox"][2])]
     if len(finite) < len(entries):
-        logger.warning(
-            f"{len(entries) - len(finite)} of {len(entries)} boxes are with NaN or infinity, and "
+        logging.getLogger(__name__).warning(
+            f"{len(entries) - len(finite)} of {len(entries)} boxes are not four finite numbers and "
             "are left out of the evaluation"
         )
     return finite
 
 
-def _check_tasks(tasks: Any) -> None:
-    if tasks is not None and (not isinstance(tasks, Sequence) or list(tasks) != TASKS):
-        raise ConfigError(f"tasks is {tasks!r}, not {TASKS}: only boxes are detected")
+def _results(
+    evaluator: Any, predictions: Sequence[Record], file: str, number: Callable[[int], int]
+) -> list[Record]:
+    """Return and save all detections with the category ids of the annotation file.
+
+    Args:
+        number: id of a class if the metadata of the data set has none.
+    """
+    classes = evaluator._metadata.get("thing_dataset_id_to_contiguous_id", {})
+    ids = {index: original for original, index in classes.items()}
+    results = [x for prediction in predictions for x in prediction["instances"]]
+    for result in results:
+        index = result["category_id"]
+        result["category_id"] = ids.get(index, number(index))
+    if evaluator._output_dir:
+        Path(evaluator._output_dir, file).write_text(json.dumps(results))
+    return results
 
 
-def _limits(value: Any) -> list[int]:
-    """COCO's three limits of detections per image; its code sorts them and takes the last."""
+def _limits(value: int | Sequence[int] | None) -> list[int]:
+    """Return COCO's three limits of detections per image in ascending order."""
     if value is None:
         return [1, 10, 100]
-    if _is_limit(value):
-        return [1, min(10, value), value]
-    limits = list(value) if isinstance(value, Iterable) else []
-    if len(limits) == 3 and all(map(_is_limit, limits)):
-        return sorted(limits)
-    raise ConfigError(f"max_dets_per_image is {value!r}, not an integer of 1 or more, or three")
-
-
-def _is_limit(value: Any) -> bool:
-    return is_integer(value) and value > 0
+    limits = [1, min(10, value), value] if isinstance(value, int) else sorted(value)
+    if len(limits) != 3 or min(limits) < 1:
+        raise ConfigError(f"max_dets_per_image is {value!r}, expected one or three positive limits")
+    return limits
 
 
 def _require(package: str, extra: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise ModuleNotFoundError(f"this evaluator needs {package}{EXTRA.format(extra)}")
+        raise ModuleNotFoundError(f"evaluator needs {package}: pip install 'samdetr[{extra}]'")

@@ -23,8 +23,8 @@ from PIL import Image
 
 from . import model_zoo
 from .data import ImageError, convert_image, read_image
+from .data.datasets import metadata_of
 from .errors import ConfigError, InputError
-from .metadata import metadata_of
 from .model_zoo import build
 
 PathLike: TypeAlias = str | os.PathLike[str]

@@ -1,14 +1,15 @@
-"""Data: loading, checking and augmenting data sets; importing it registers the small set `mini`."""
+"""Loading and augmentation of data sets; importing it registers the bundled data set `mini`."""
 
 from pathlib import Path
 
-from .datasets import DataError, load_detection_dataset
+from ..errors import DataError, ImageError
+from .datasets import load_detection_dataset
+from .images import convert_image, read_image
 from .loader import build_train_loader
 from .mapper import DetectionMapper, ResizeShortestEdge
 from .mini.dataset import cache_folder, mini_folder, write_mini
 from .mini.digits import SceneParameters
 from .own import CocoFiles, VocFolder, load_own_dataset
-from .reading import ImageError, convert_image, read_image
 
 __all__ = [
     "CocoFiles",
@@ -32,14 +33,15 @@ __all__ = [
 
 
 def example_image() -> str:
-    """The file of a picture to try a detector on: image 000013.jpg of `mini_val`."""
+    """Return the path of an example image, 000013.jpg of `mini_val`."""
     return str(Path(__file__).with_name("example.jpg"))
 
 
 def mini_backbone_weights() -> str:
-    """The file with the pretrained weights of `samdetr.modeling.mini_resnet`.
+    """Return the path of the pretrained weights of `samdetr.modeling.mini_resnet`.
 
-    `tools/pretrain_mini_backbone.py` made it. Of 2,000 held-out digits (other samples, other
-    regions of the photographs) its classifier on res3 knows 96.6 % and that on res5 95.5 %.
+    `tools/pretrain_mini_backbone.py` made the file. On 2,000 held-out digits (other samples, other
+    regions of the photographs) its classifier on res3 is right on 96.6 % and that on res5 on
+    95.5 %.
     """
     return str(Path(__file__).parents[1] / "weights" / "mini_backbone.pth")

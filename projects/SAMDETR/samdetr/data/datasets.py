@@ -1,184 +1,122 @@
-"""Loads registered data sets and looks at them before a training step does.
+"""Registered data sets, checked against the model and cleaned of unusable boxes.
 
-Detectron2's `get_detection_dataset_dicts` with checks: what is missing is an error that says where
-it was looked for, categories have to match the model, and unusable boxes are dropped and counted.
+Annotations are taken as they are: what cannot be used is dropped and counted in one warning, and
+only what would make a result wrong without notice is an error.
+
+Units: pixels.
 """
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from difflib import get_close_matches
-from functools import partial
-from unittest.mock import patch
+from __future__ import annotations
 
-import pycocotools.coco
-from detectron2.data import DatasetCatalog, MetadataCatalog
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.build import (
     filter_images_with_only_crowd_annotations,
     print_instances_class_histogram,
 )
-from detectron2.data.detection_utils import check_metadata_consistency
-from detectron2.utils.file_io import PathManager
-
-from ..errors import printable
-from .coco import LoadedCoco
-from .errors import DataError, wrong_entry
-from .fields import leads_out
-from .mini.dataset import MiniHandler
-from .records import Record, check_records, drop_unusable_boxes
-from .voc import voc_classes
-
-EXTRA = ": pip install 'samdetr[{}]'"  # where a package is missing
-# What code that reads a data set raises when something in it is of another kind than it expects.
-UNREADABLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
+from detectron2.data.datasets import (
+    register_coco_instances,
+    register_lvis_instances,
+    register_pascal_voc,
 )
-# Metadata that are paths: of data sets in COCO's format, and of Pascal VOC.
-_PATHS = {"json_file": "annotation file", "image_root": "image folder", "dirname": "folder"}
+from detectron2.data.detection_utils import check_metadata_consistency
+from detectron2.structures import BoxMode
+from omegaconf import DictConfig, OmegaConf
+
+from ..errors import DataError
+from .formats import Record, coco_records, four_numbers, lvis_records, voc_records
+
+LEAST_SIDE = 0.01
+"""Visible width and height below which a box is dropped: rounding may leave nothing of it."""
+
+_READERS = {
+    register_coco_instances.__module__: coco_records,
+    register_lvis_instances.__module__: lvis_records,
+}
 
 
 def load_detection_dataset(
     names: str | Sequence[str], filter_empty: bool = False, num_classes: int | None = None
 ) -> list[Record]:
-    """Loads one or several registered data sets as one list of images.
+    """Load one or several registered data sets as one list of Detectron2's dicts.
 
     Args:
         names: names in Detectron2's DatasetCatalog.
-        filter_empty: leave out images without an object. The paper trains on all images.
-        num_classes: K of the model that gets the data; None for any.
+        filter_empty: whether to leave out images without an object. The paper keeps them.
+        num_classes: K of the model; None accepts any number of categories.
 
     Raises:
-        DataError: `names` is empty, a name is not registered, the annotations or the images are not
-            where they should be or cannot be read, an entry is not what it should be, there are no
-            images, `num_classes` is not the number of categories, no box of a data set is usable,
-            or data sets differ in their classes.
+        DataError: if a data set is not registered, cannot be read, has no images, no usable box,
+            repeated image ids or category ids out of range, or if its classes are not those of the
+            model or of the other data sets.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise DataError("names is empty: expected at least one registered data set")
     records: list[Record] = []
     for name in names:
-        loaded = _load(name)
-        check_records(name, loaded, _number_of_classes(name, num_classes))
-        records += drop_unusable_boxes(name, loaded)
+        loaded = read_records(name)
+        classes = _number_of_classes(name, num_classes)
+        records += _usable(name, loaded, math.inf if classes is None else classes)
     if filter_empty:
         records = filter_images_with_only_crowd_annotations(records)
         if not records:
             raise DataError(f"no image of {names} has an object, and filter_empty leaves them out")
-    if classes := _classes(names[0]):
+    if class_names := MetadataCatalog.get(names[0]).get("thing_classes"):
         try:
             check_metadata_consistency("thing_classes", names)
         except ValueError as error:
             raise DataError(f"data sets {names} differ in their classes: {error}") from error
-        print_instances_class_histogram(records, [printable(x) for x in classes])
+        print_instances_class_histogram(records, class_names)
     return records
 
 
-def _load(name: str) -> list[Record]:
+def read_records(name: str) -> list[Record]:
+    """Read a registered data set, each image with an `image_id` and a list of annotations.
+
+    Data sets that were registered with Detectron2's functions for COCO, LVIS and Pascal VOC are
+    read by `samdetr.data.formats`, others by the function that they were registered with.
+
+    Raises:
+        DataError: if the data set is not registered, cannot be read or has no images.
+    """
     if name not in DatasetCatalog:
         similar = get_close_matches(name, DatasetCatalog, n=3)
         raise DataError(
             f"data set '{name}' is not registered (similar names: {similar}); docs/own_data.md "
-            "says how to use your own"
+            "explains how to use your own"
         )
     metadata = MetadataCatalog.get(name)
-    for attribute, kind in _PATHS.items():
-        _check_exists(name, kind, str(getattr(metadata, attribute, "")))
-    try:
-        if (folder := metadata.get("dirname")) and metadata.get("split"):
-            voc_classes(folder, metadata.split, metadata.thing_classes)
-        with _checking(name):
-            records = list(DatasetCatalog.get(name))
-    except DataError as error:
-        raise DataError(f"data set '{name}' cannot be read: {error}") from error
-    except UNREADABLE as error:
-        path = metadata.get("json_file", "its source")
-        raise DataError(f"data set '{name}' cannot be read from {path}: {error!r}") from error
-    except ModuleNotFoundError as error:
-        hint = EXTRA.format("lvis") if error.name == "lvis" else ""
-        raise DataError(f"data set '{name}' cannot be read: {error}{hint}") from error
+    for key in ("json_file", "image_root", "dirname"):
+        path = metadata.get(key) or ""
+        if path and "://" not in path and not os.path.exists(path):
+            raise DataError(
+                f"data set '{name}': {key} {os.path.abspath(path)} does not exist. Detectron2 "
+                "looks for its own data sets in DETECTRON2_DATASETS, now "
+                f"'{os.environ.get('DETECTRON2_DATASETS', 'datasets')}'"
+            )
+    function = DatasetCatalog[name]
+    origin = getattr(function, "__module__", None)
+    if origin in _READERS:
+        records = _READERS[origin](name, metadata.json_file, metadata.image_root)
+    elif origin == register_pascal_voc.__module__:
+        records = voc_records(metadata.dirname, metadata.split, metadata.thing_classes)
+    else:
+        records = list(function())
     if not records:
         raise DataError(f"data set '{name}' has no images")
-    return [_completed(name, index, record) for index, record in enumerate(records)]
-
-
-@contextmanager
-def _checking(name: str) -> Iterator[None]:
-    """Detectron2 reads COCO's and LVIS's files by classes that it imports as it reads one."""
-    with patch.object(pycocotools.coco, "COCO", LoadedCoco):
-        if not _is_lvis(name):
-            yield
-            return
-        import lvis
-
-        from .lvis import LoadedLvis
-
-        with patch.object(lvis, "LVIS", partial(LoadedLvis, name=name)):
-            yield
-
-
-def _is_lvis(name: str) -> bool:
-    return MetadataCatalog.get(name).get("evaluator_type") == "lvis"
-
-
-def _completed(name: str, index: int, record: Record) -> Record:
-    """An image whose file is there, with annotations and an id, which is that of the evaluators."""
-    file = record.get("file_name") if isinstance(record, dict) else None
-    if not isinstance(file, str):
-        raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, "text")
-    folder = os.path.join(str(MetadataCatalog.get(name).get("image_root", "")), "")
-    if _is_outside(file, folder, elsewhere=not _is_lvis(name)):
-        wanted = f"a file below {folder}"
-        raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, wanted)
-    if "://" not in file and not os.path.isfile(file):
-        _check_exists(name, f"image {index}", file)
-        raise wrong_entry(f"data set '{name}': image {index}", "file_name", file, "a file")
-    return {"image_id": index, "annotations": [], **record}
-
-
-def _is_outside(file: str, folder: str, elsewhere: bool) -> bool:
-    """If a name is one of a file that an image may not have; links are the user's own.
-
-    Args:
-        folder: of the images, with a slash at its end; "" for any.
-        elsewhere: if a name may start with another folder. Users' own code may name any file;
-            Detectron2 makes the names of LVIS's images of `image_root` and of links in the file.
-    """
-    if not file.startswith(folder):
-        return not elsewhere
-    return bool(folder) and leads_out(file.removeprefix(folder).lstrip("/"))
-
-
-def _check_exists(name: str, kind: str, path: str) -> None:
-    if path.startswith(MiniHandler.PREFIX):
-        path = PathManager.get_local_path(path)
-        hint = "It was generated and got lost: delete the folder, or set SAMDETR_CACHE to another."
-    else:
-        root = os.environ.get("DETECTRON2_DATASETS", "datasets")
-        hint = (
-            f"Detectron2's own data sets are looked for in DETECTRON2_DATASETS, now '{root}'; "
-            "for one of yours, check the path that it was registered with."
-        )
-    if path and "://" not in path and not os.path.exists(path):
-        raise DataError(
-            f"data set '{name}': its {kind} {os.path.abspath(path):.1000} does not exist. {hint}"
-        )
-
-
-def _classes(name: str) -> list[str] | None:
-    return getattr(MetadataCatalog.get(name), "thing_classes", None)
+    return [{"image_id": i, "annotations": [], **record} for i, record in enumerate(records)]
 
 
 def _number_of_classes(name: str, num_classes: int | None) -> int | None:
-    """The number of categories of a data set, which must be the model's."""
-    classes = _classes(name)
+    """Return the number of categories of a data set, which must be that of the model."""
+    classes = MetadataCatalog.get(name).get("thing_classes")
     number = num_classes if classes is None else len(classes)
     if num_classes not in (None, number):
         raise DataError(
@@ -186,3 +124,86 @@ def _number_of_classes(name: str, num_classes: int | None) -> int | None:
             f"{num_classes}: set model.num_classes={number}, or choose another data set"
         )
     return number
+
+
+def _usable(name: str, records: list[Record], num_classes: float) -> list[Record]:
+    """Return the images with their usable boxes and log one warning about what is missing.
+
+    Raises:
+        DataError: if an image id is repeated, a category id or box mode is out of range, there are
+            boxes but none is usable, or no image file exists.
+    """
+    ids, faults, usable, first = set(), Counter[str](), [], ""
+    for index, record in enumerate(records):
+        image = f"data set '{name}': image {index}, {record['file_name']}"
+        if record["image_id"] in ids:
+            raise DataError(f"{image} has image_id={record['image_id']!r}, which another has too")
+        ids.add(record["image_id"])
+        kept = []
+        for place, annotation in enumerate(record["annotations"]):
+            what = f"{image}: annotations[{place}]"
+            _check_annotation(what, annotation, num_classes)
+            box = four_numbers(annotation["bbox"])
+            fault = _fault(box, annotation["bbox_mode"], record)
+            faults[fault] += 1
+            if not fault:
+                kept.append({**annotation, "bbox": box})
+            first = first or (what if fault else "")
+        usable.append({**record, "annotations": kept})
+    total, dropped = faults.total(), faults.total() - faults.pop("", 0)
+    if dropped:
+        kinds = ", ".join(f"{count} {fault}" for fault, count in faults.items())
+        message = f"{dropped} of {total} boxes of data set '{name}' are unusable: {kinds}"
+        if dropped == total:
+            raise DataError(f"{message}; the first is {first}")
+        logging.getLogger(__name__).warning(f"{message}. They are dropped; the first is {first}")
+    _check_files(name, [record["file_name"] for record in records])
+    return usable
+
+
+def _check_annotation(what: str, annotation: Record, num_classes: float) -> None:
+    category, mode = annotation.get("category_id"), annotation.get("bbox_mode")
+    if category is None or not 0 <= category < num_classes:
+        raise DataError(f"{what} has category_id={category!r}, expected 0 to {num_classes - 1}")
+    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+        raise DataError(f"{what} has bbox_mode={mode!r}, expected BoxMode.XYXY_ABS or XYWH_ABS")
+
+
+def _fault(box: Sequence[float], mode: BoxMode, record: Record) -> str:
+    """Describe why a box cannot be trained on; empty for a usable box."""
+    left, top, right, bottom = box
+    if math.isnan(left):
+        return "without four finite numbers"
+    if mode == BoxMode.XYWH_ABS:
+        right, bottom = left + right, top + bottom
+    if min(right - left, bottom - top) < LEAST_SIDE:
+        return "without width or height"
+    visible_width = min(right, record.get("width", right)) - max(left, 0)
+    visible_height = min(bottom, record.get("height", bottom)) - max(top, 0)
+    return "outside the image" if min(visible_width, visible_height) < LEAST_SIDE else ""
+
+
+def _check_files(name: str, files: Sequence[str]) -> None:
+    """Warn of missing image files; fail if all are missing, which means a wrong folder."""
+    missing = [file for file in files if "://" not in file and not os.path.isfile(file)]
+    if missing:
+        message = (
+            f"data set '{name}': {len(missing)} of {len(files)} image files do not exist, "
+            f"the first is {missing[0]}"
+        )
+        if len(missing) == len(files):
+            raise DataError(message)
+        logging.getLogger(__name__).warning(message)
+
+
+def metadata_of(cfg: DictConfig) -> Metadata:
+    """Return the metadata of a config's test set, with `thing_classes` where they are known.
+
+    Nothing is read: the classes of one's own data are in the config.
+    """
+    dataset = OmegaConf.select(cfg, "dataloader.test.dataset", default={})
+    if "classes" in dataset:
+        return Metadata(thing_classes=list(dataset.classes))
+    names = dataset.get("names", [])
+    names = [names] if isinstance(names, str) else names
+    return MetadataCatalog.get(names[0]) if names else Metadata()

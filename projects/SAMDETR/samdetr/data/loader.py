@@ -1,10 +1,10 @@
-"""Batches for training, whose order and augmentation are a function of seed and position alone.
+"""Training batches whose order and augmentation depend on seed and position alone.
 
-Detectron2's loader shards and groups the images in each process and draws augmentations from
-generators that workers carry on, so that what comes next depends on what came before, on the number
-of workers and on that of processes. Here all follow one endless order: an image is known by its
-position in it, batches are formed by the main process, and the augmentation of an image is seeded
-by its position.
+Detectron2's loader shards and groups images in each process and draws augmentations from generators
+that workers carry along, so that the next batch depends on the history and on the number of workers
+and processes. Here all processes share one endless order: an image is identified by its position in
+it, the main process forms the batches, and the position seeds the augmentation. Exact resume relies
+on this.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..errors import DataError, ImageError
 from ..randomness import seeded
 from ..stopping import outlive_signals
-from .datasets import DataError, Record
-from .reading import ImageError
+from .formats import Record
 
 Place = tuple[int, int]
 """Position of an image in the endless order, and its index in the data set."""
 
-ATTEMPTS = 10  # images tried in one place
+ATTEMPTS = 10  # images tried for one position
 
 
 class Sample(NamedTuple):
-    """What has a place in a batch."""
+    """The content of one place in a batch."""
 
     mapped: Any
-    unreadable: dict[int, str]  # images that could not be read in its place, by index: why
+    unreadable: dict[int, str]  # reasons by index of the images that it replaces
 
 
 class PlacedDataset(Dataset[Sample]):
-    """The mapped images of a data set by their place.
+    """The mapped images of a data set, indexed by their place.
 
     Args:
         records: images in Detectron2's format.
-        mapper: of a record; None leaves it out, and another has its place.
-        seed: of everything the mapper draws from the global generators.
-        replace: whether another image has the place of one that cannot be read.
+        mapper: from a record to the model's input; None skips the record for another one.
+        seed: of everything that the mapper draws from the global generators.
+        replace: whether another image replaces one that cannot be read.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class PlacedDataset(Dataset[Sample]):
         self.replace = replace
 
     def __getitem__(self, place: Place) -> Sample:
-        """The image of a place, or another that place and seed alone choose.
+        """Return the image of a place, or a substitute that position and seed determine.
 
         Raises:
-            ImageError: if the image cannot be read and none is to replace it.
-            DataError: if the mapper leaves out one image after the other.
+            ImageError: if the image cannot be read and must not be replaced.
+            DataError: if the mapper skips `ATTEMPTS` images in a row.
         """
         position, index = place
         unreadable: dict[int, str] = {}
@@ -74,7 +74,7 @@ class PlacedDataset(Dataset[Sample]):
                     return Sample(mapped, unreadable)
                 index = random.randrange(len(self.records))
         last = f", the last: {[*unreadable.values()][-1]}" if unreadable else ""
-        raise DataError(f"the mapper left out {ATTEMPTS} images at position {position}{last}")
+        raise DataError(f"the mapper skipped {ATTEMPTS} images at position {position}{last}")
 
     def _mapped(self, index: int, unreadable: dict[int, str]) -> Any:
         try:
@@ -87,42 +87,46 @@ class PlacedDataset(Dataset[Sample]):
 
 
 class PlacedBatches(Sampler[list[Place]]):
-    """The batches of this process, cut out of the order of all.
+    """Batches of this process, taken from the order that all processes share.
 
-    Groups of as many images as a process takes are formed over all processes, each of similar
-    aspect ratio as in Detectron2; an iteration takes the next groups, one for each process.
+    Groups of one process's batch size are formed over the whole order, each of similar aspect ratio
+    as in Detectron2. An iteration takes the next groups, one per process.
 
     Args:
-        sampler: one of Detectron2's for training.
-        upright: whether an image is taller than wide, by its index: images are only grouped with
-            their like. None groups all with all.
-        batch_size: images of a group.
+        sampler: one of Detectron2's training samplers.
+        portrait: whether an image is taller than wide, by index; only images of one kind are
+            grouped. None groups all with all.
+        batch_size: images per group.
 
     Attributes:
-        start: iteration that the first batch is of.
+        start: iteration of the first batch.
 
     Raises:
-        DataError: if `sampler` has no order over all processes.
+        DataError: if `sampler` has no global order.
     """
 
-    def __init__(self, sampler: Sampler[int], upright: list[bool] | None, batch_size: int):
-        check_sampler(sampler)
+    def __init__(self, sampler: Sampler[int], portrait: list[bool] | None, batch_size: int):
+        # Private: a sampler's public iterator yields the share of one process only.
+        if not hasattr(sampler, "_infinite_indices"):
+            raise DataError(
+                f"dataloader.train.sampler is a {type(sampler).__name__}, must be one of "
+                "Detectron2's training samplers, which define one order over all processes"
+            )
         self.sampler: Any = sampler
-        self.upright = upright
+        self.portrait = portrait
         self.batch_size = batch_size
         self.start = 0
 
     def __iter__(self) -> Iterator[list[Place]]:
         processes = comm.get_world_size()
         first = self.start * processes + comm.get_rank()
-        # Groups before the first are formed again, from indices alone: a second for 12 epochs of
-        # COCO.
+        # Earlier groups are formed again, from indices alone: one second for 12 epochs of COCO.
         return itertools.islice(self._groups(), first, None, processes)
 
     def _groups(self) -> Iterator[list[Place]]:
         groups: tuple[list[Place], list[Place]] = ([], [])
         for place in enumerate(self.sampler._infinite_indices()):
-            group = groups[self.upright is not None and self.upright[place[1]]]
+            group = groups[self.portrait is not None and self.portrait[place[1]]]
             group.append(place)
             if len(group) == self.batch_size:
                 yield group.copy()
@@ -130,15 +134,15 @@ class PlacedBatches(Sampler[list[Place]]):
 
 
 class TrainLoader(DataLoader[Sample]):
-    """Endless batches, from any iteration on.
+    """Endless batches, starting at any iteration.
 
     Args:
-        max_unreadable: images of the data set that may be left out because they cannot be read.
+        max_unreadable: images that may be replaced because they cannot be read.
         settings: those of torch's loader.
 
     Attributes:
-        unreadable: the images left out so far by this process, by index: why. They are counted
-            in the order of the batches: when there are too many does not depend on workers.
+        unreadable: reasons by index of the images that this process has replaced so far. They are
+            counted in the order of the batches, so the limit does not depend on workers.
     """
 
     batch_sampler: PlacedBatches
@@ -149,17 +153,17 @@ class TrainLoader(DataLoader[Sample]):
         self.unreadable: dict[int, str] = {}
 
     def seek(self, iteration: int) -> None:
-        """Let the first batch be that of an iteration; the number of processes may be another."""
+        """Start at the batch of an iteration; the number of processes may have changed."""
         self.batch_sampler.start = iteration
 
     def __iter__(self) -> Iterator[list[Any]]:  # type: ignore[override]
-        """Raises DataError once more images than may be are left out."""
+        """Iterate; raise DataError once more than `max_unreadable` images are unreadable."""
         for samples in super().__iter__():
             for sample in samples:
-                self._leave_out(sample.unreadable)
+                self._count(sample.unreadable)
             yield [sample.mapped for sample in samples]
 
-    def _leave_out(self, unreadable: dict[int, str]) -> None:
+    def _count(self, unreadable: dict[int, str]) -> None:
         for index, reason in unreadable.items():
             if index in self.unreadable:
                 continue
@@ -171,10 +175,8 @@ class TrainLoader(DataLoader[Sample]):
                     f"dataloader.train.max_unreadable is {self.max_unreadable}"
                 )
             logging.getLogger(__name__).warning(
-                "%s. Another image has its place (%d of at most %d)",
-                reason,
-                count,
-                self.max_unreadable,
+                f"{reason}. It is replaced by another image ({count} of at most "
+                f"{self.max_unreadable})"
             )
 
 
@@ -189,25 +191,24 @@ def build_train_loader(
     seed: int = -1,
     max_unreadable: int = 0,
 ) -> TrainLoader:
-    """Make a loader in place of Detectron2's `build_detection_train_loader`.
+    """Build a training loader, in place of Detectron2's `build_detection_train_loader`.
 
     Args:
         dataset: images in Detectron2's format.
-        mapper: of an image to what the model gets; its random numbers come from the global
-            generators of Python, NumPy and torch, as those of Detectron2's augmentations do.
-        total_batch_size: of all processes together.
-        sampler: one of Detectron2's for training; by default every image once an epoch, shuffled.
-        aspect_ratio_grouping: whether a process gets either upright or lying images in a batch;
-            then images have `width` and `height`.
-        num_workers: processes that read images for this one.
+        mapper: from an image to the model's input; draws its random numbers from the global
+            generators of Python, NumPy and torch, as Detectron2's augmentations do.
+        total_batch_size: images per iteration over all processes.
+        sampler: one of Detectron2's for training; by default shuffles every epoch.
+        aspect_ratio_grouping: whether a process gets either portrait or landscape images in a
+            batch; needs `width` and `height` of every image.
+        num_workers: worker processes that read images for this one.
         seed: of order and augmentation, the same in all processes; -1 draws one.
-        max_unreadable: images of the data set that each process may leave out because they cannot
-            be read. Another image, which is a function of seed and position, has the place of one.
+        max_unreadable: unreadable images that each process may replace by other images, which seed
+            and position determine.
 
     Raises:
-        DataError: if the batch cannot be shared among the processes, `max_unreadable` is negative,
-            `sampler` is for another number of images or has no order over all processes, or images
-            are grouped and one has no size.
+        DataError: if the batch cannot be divided among the processes, `max_unreadable` is negative,
+            `sampler` has no global order, or images are grouped and one has no size.
     """
     processes = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % processes:
@@ -221,56 +222,24 @@ def build_train_loader(
         seed = comm.shared_random_seed()
     if sampler is None:
         sampler = TrainingSampler(len(dataset), seed=seed)
-    _check_size(sampler, len(dataset))
-    upright = None
-    if aspect_ratio_grouping:
-        upright = [_is_upright(record) for record in dataset]
+    portrait = [_is_portrait(record) for record in dataset] if aspect_ratio_grouping else None
     return TrainLoader(
         max_unreadable=max_unreadable,
         dataset=PlacedDataset(dataset, mapper, seed, replace=max_unreadable > 0),
-        batch_sampler=PlacedBatches(
-            sampler,
-            upright,
-            total_batch_size // processes,
-        ),
+        batch_sampler=PlacedBatches(sampler, portrait, total_batch_size // processes),
         num_workers=num_workers,
         worker_init_fn=outlive_signals,
-        # Without its own, a loader draws from the generator that the model draws from.
+        # By default a loader draws from the global generator, which the model uses too.
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def check_sampler(sampler: Any) -> None:
-    """Check that a sampler, or a class of them, has an order over all processes.
-
-    Raises:
-        DataError: if it has none.
-    """
-    if not hasattr(sampler, "_infinite_indices"):
-        name = (sampler if isinstance(sampler, type) else type(sampler)).__name__
-        raise DataError(
-            f"dataloader.train.sampler is a {name}, must be one of Detectron2's training samplers, "
-            "which know the order over all processes"
-        )
-
-
-def _check_size(sampler: Sampler[int], size: int) -> None:
-    """Check that one of Detectron2's samplers is for as many images: less would be left out."""
-    factors = getattr(sampler, "_int_part", None)  # by the image
-    given = getattr(sampler, "_size", None if factors is None else len(factors))
-    if given not in (None, size):
-        raise DataError(
-            f"dataloader.train.sampler is for {given} images, but dataloader.train.dataset has "
-            f"{size}"
-        )
-
-
-def _is_upright(record: Record) -> bool:
+def _is_portrait(record: Record) -> bool:
     try:
         return bool(record["width"] <= record["height"])
     except KeyError as error:
         raise DataError(
-            f"image {record['file_name']} has no {error}, by which images are grouped: give every "
-            "entry of the data set width and height, or set "
+            f"image {record['file_name']} has no {error}, which grouping by aspect ratio needs: "
+            "add width and height to every entry of the data set, or set "
             "dataloader.train.aspect_ratio_grouping=False"
         ) from error

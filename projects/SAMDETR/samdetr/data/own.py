@@ -1,7 +1,7 @@
-"""Own data: annotation files and folders that a config names itself, checked entry by entry.
+"""Data sets of one's own, named in a config by files and folders.
 
-What is registered with Detectron2 follows from the config alone, so that the `config.yaml` that a
-run saves is enough to go on with it and to evaluate it later.
+The config alone determines what is registered with Detectron2, so that the `config.yaml` that a run
+saves is enough to resume and to evaluate it.
 """
 
 from __future__ import annotations
@@ -9,144 +9,132 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances, register_pascal_voc
-from detectron2.utils.file_io import PathManager
+from detectron2.data.datasets import register_coco_instances
 
-from .coco import read_coco
+from ..errors import DataError
 from .datasets import load_detection_dataset
-from .errors import DataError, listed, wrong_entry
-from .records import Record
-from .voc import voc_classes, voc_list
-
-
-class Source(Protocol):
-    """Where a data set is."""
-
-    def check(self, known: Sequence[str] | None = None) -> list[str]:
-        """Read what there is and return the names of the classes, in the order of the model's.
-
-        Args:
-            known: classes that are given, and have to be those of this source.
-
-        Raises:
-            DataError: names the file, the entry and what would be right.
-        """
-
-    def register(self, name: str, classes: Sequence[str]) -> None:
-        """Register it with Detectron2's catalogs; nothing is read yet."""
+from .formats import Record, read_coco, read_voc, voc_records
 
 
 @dataclass(frozen=True)
 class CocoFiles:
-    """Annotations in COCO's format, and their images.
+    """Annotations in COCO's format and their images.
 
     Args:
-        json_file: the annotations. Ids of categories may be any integers; their order is that of
+        json_file: the annotations. Category ids may be any integers; sorted, they give the order of
             the model's classes. A test set may lack `annotations`.
-        image_root: the folder that the file names of images start from.
+        image_root: folder that the file names of images are relative to.
     """
 
     json_file: str
     image_root: str
 
-    def check(self, known: Sequence[str] | None = None) -> list[str]:
-        """As in `Source`; `known` must be the very classes of the file."""
-        if not PathManager.isfile(self.json_file):
-            raise DataError(f"{self.json_file} is not a file, expected annotations in COCO format")
+    def class_names(self, known: Sequence[str] | None = None) -> list[str]:
+        """Read the class names, in the order of the model's classes.
+
+        Args:
+            known: classes of the training set, which must be the same.
+
+        Raises:
+            DataError: names the file and the entry.
+        """
         if "://" not in self.image_root and not os.path.isdir(self.image_root):
             raise DataError(f"{self.image_root}, the images of {self.json_file}, is not a folder")
-        contents = read_coco(self.json_file)
-        categories = sorted(contents["categories"], key=lambda x: x["id"])
-        classes = [category["name"] for category in categories]
+        categories = sorted(read_coco(self.json_file)["categories"], key=lambda x: x["id"])
+        classes = [str(category["name"]) for category in categories]
         if known is not None and classes != list(known):
             raise DataError(
-                f"{self.json_file}: categories are {listed(classes)} in the order of their ids, "
-                f"expected those that the model is trained on, {listed(known)}"
+                f"{self.json_file}: the categories, ordered by id, are {classes}, and those of the "
+                f"training data are {list(known)}"
             )
-        self._check_images(contents["images"])
         return classes
 
     def register(self, name: str, classes: Sequence[str]) -> None:
-        """As in `Source`; the classes come from the file."""
+        """Register with Detectron2's catalogs, without reading anything."""
         register_coco_instances(name, {}, self.json_file, self.image_root)
-
-    def _check_images(self, images: list[Record]) -> None:
-        if "://" in self.image_root:
-            return
-        for index, image in enumerate(images):
-            path = os.path.join(self.image_root, image["file_name"])
-            if not os.path.isfile(path):
-                entry = f"{self.json_file}: images[{index}]"
-                raise wrong_entry(entry, "file_name", path, "the path of a file")
 
 
 @dataclass(frozen=True)
 class VocFolder:
-    """A folder laid out as Pascal VOC's, whose class names are those that its objects have.
+    """A folder in Pascal VOC's layout.
 
     Args:
-        folder: has Annotations/*.xml, JPEGImages/*.jpg and ImageSets/Main/.
-        split: `ImageSets/Main/<split>.txt` lists the images, one name a line.
+        folder: contains Annotations/*.xml, JPEGImages/*.jpg and ImageSets/Main/.
+        split: `ImageSets/Main/<split>.txt` lists the images, one name per line.
     """
 
     folder: str
     split: str
 
-    def check(self, known: Sequence[str] | None = None) -> list[str]:
-        """As in `Source`; not all of `known` must occur."""
-        names = voc_classes(self.folder, self.split, known)
+    def class_names(self, known: Sequence[str] | None = None) -> list[str]:
+        """Read the names of the objects' classes, in alphabetical order, or check `known`.
+
+        Args:
+            known: classes of the training set; not all of them need to occur.
+
+        Raises:
+            DataError: names the file and the object.
+        """
+        records = read_voc(self.folder, self.split)
+        names = {entry["name"] for record in records for entry in record["annotations"]}
         if known is None and not names:
-            raise DataError(f"{voc_list(self.folder, self.split)} lists no image with an object")
+            raise DataError(f"split {self.split} of {self.folder} has no object")
+        if known is not None and (others := names - set(known)):
+            raise DataError(
+                f"split {self.split} of {self.folder} has the classes {sorted(others)}, and those "
+                f"of the training data are {list(known)}"
+            )
         return sorted(names) if known is None else list(known)
 
     def register(self, name: str, classes: Sequence[str]) -> None:
-        """As in `Source`, for the evaluators of COCO and of Pascal VOC 2007."""
-        register_pascal_voc(name, self.folder, self.split, 2007, list(classes))
+        """Register with Detectron2's catalogs, with VOC 2007's metric."""
+        DatasetCatalog.register(name, lambda: voc_records(self.folder, self.split, classes))
+        MetadataCatalog.get(name).set(
+            thing_classes=list(classes), dirname=self.folder, split=self.split, year=2007
+        )
 
 
 def load_own_dataset(
     names: str,
-    source: Source,
+    source: CocoFiles | VocFolder,
     classes: Sequence[str],
     filter_empty: bool = False,
     num_classes: int | None = None,
 ) -> list[Record]:
-    """Registers a data set with Detectron2 and loads it as `load_detection_dataset` does.
+    """Register a data set with Detectron2 and load it as `load_detection_dataset` does.
 
     Args:
-        names: one name, that it is registered by, instead of what this function has registered by
-            it before.
-        source: where it is.
-        classes: names of the classes that `source` must have, in this order.
-        filter_empty, num_classes: as in `load_detection_dataset`.
+        names: one name, under which it replaces what this function registered before.
+        source: files of the data set.
+        classes: class names that `source` must have, in this order.
+        filter_empty, num_classes: as for `load_detection_dataset`.
 
     Raises:
-        DataError: as `load_detection_dataset`, if `names` belongs to another data set, or if the
-            classes have changed.
+        DataError: as `load_detection_dataset`, and if `names` belongs to another data set or the
+            classes of the source have changed.
     """
     _register(names, source, tuple(classes))
     records = load_detection_dataset(names, filter_empty, num_classes)
     found = MetadataCatalog.get(names).thing_classes
     if found != list(classes):
         raise DataError(
-            f"data set '{names}' has the classes {listed(found)}, and the config has "
-            f"{listed(classes)}: the annotations are others than when it was written"
+            f"data set '{names}' has the classes {found}, and the config has {list(classes)}: the "
+            "annotations have changed since it was written"
         )
     return records
 
 
-_registered: dict[str, tuple[Source, tuple[str, ...]]] = {}
+_registered: dict[str, tuple[CocoFiles | VocFolder, tuple[str, ...]]] = {}
 
 
-def _register(name: str, source: Source, classes: tuple[str, ...]) -> None:
+def _register(name: str, source: CocoFiles | VocFolder, classes: tuple[str, ...]) -> None:
     if name in DatasetCatalog:
         if _registered.get(name) == (source, classes):
             return
         if name not in _registered:
-            raise DataError(f"names={name!r} is a data set of someone else: choose another name")
+            raise DataError(f"names={name!r} is already registered: choose another name")
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     source.register(name, classes)

@@ -30,8 +30,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..data.command_line import add_arguments, own_datasets, use
 from ..errors import ConfigError, SamdetrError
-from .own_data import add_arguments, own_datasets, use
 
 EPILOG = """
 Examples:

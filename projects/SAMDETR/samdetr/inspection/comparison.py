@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 
 from .. import model_zoo
 from ..checkpoint import CheckpointError
+from ..data.datasets import metadata_of
 from ..errors import InputError
-from ..metadata import metadata_of
 from ..model_zoo import build
 from ..modeling import SAMDETR
 from ..predictor import PathLike, image_files

@@ -1,8 +1,8 @@
-"""The small data set `mini`: digits on photographs, in COCO format, made on first use.
+"""The bundled data set `mini`: digits on photographs in COCO's format, generated on first use.
 
 Importing this module registers `mini_train` and `mini_val` with Detectron2's catalogs and the
-prefix `mini://` with its PathManager. Nothing is written before somebody asks for a file: then the
-whole set is generated into the cache folder (some 30 MB, some 10 s), once for all processes.
+prefix `mini://` with its PathManager. The first access to a file generates the whole set in the
+cache folder (about 30 MB and 10 s), once for all processes.
 
     $SAMDETR_CACHE, else $XDG_CACHE_HOME/samdetr, else ~/.cache/samdetr
         mini-<hash of the parameters>/train.json  val.json  train/000000.jpg ...  val/...
@@ -47,7 +47,7 @@ _INFO = {
 
 
 def cache_folder() -> Path:
-    """Where generated files live: `$SAMDETR_CACHE` or a folder of the user's cache."""
+    """Return the folder of generated files: `$SAMDETR_CACHE` or one in the user's cache."""
     if chosen := os.environ.get("SAMDETR_CACHE"):
         return Path(chosen).expanduser()
     parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -57,14 +57,14 @@ def cache_folder() -> Path:
 def mini_folder(
     parameters: SceneParameters = MINI_PARAMETERS, counts: Mapping[Split, int] = MINI_COUNTS
 ) -> Path:
-    """The folder of a generated set; generates it if it is not there.
+    """Return the folder of a generated set, and generate it if it does not exist.
 
-    Any number of processes may ask at once: one of them generates, the others wait for it. The set
-    gets its final name when it is complete, so what a killed process left is never taken for one.
+    Of several processes one generates and the others wait. The folder is renamed once it is
+    complete, so that what a killed process left behind is never used.
 
     Raises:
-        OSError: the cache folder cannot be written; names it and SAMDETR_CACHE.
-        ModuleNotFoundError: scikit-learn, which the set is made from, is missing.
+        OSError: if the cache folder cannot be written; names it and SAMDETR_CACHE.
+        ModuleNotFoundError: if scikit-learn, the source of the images, is not installed.
     """
     folder = cache_folder() / f"mini-{_fingerprint(parameters, counts)}"
     if folder.is_dir():
@@ -82,7 +82,7 @@ def mini_folder(
 
 
 def write_mini(folder: Path, parameters: SceneParameters, counts: Mapping[Split, int]) -> None:
-    """Writes `<split>/*.jpg` and `<split>.json` (COCO format) of every split into a folder."""
+    """Write `<split>/*.jpg` and `<split>.json` (COCO's format) of every split into a folder."""
     sources = load_sources()
     for split, count in counts.items():
         (folder / split).mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def _fingerprint(parameters: SceneParameters, counts: Mapping[Split, int]) -> st
 
 
 def _generate(folder: Path, parameters: SceneParameters, counts: Mapping[Split, int]) -> None:
-    """Generates a set under a temporary name; call with the lock held, which makes it ours."""
+    """Generate a set under a temporary name and rename it; the caller holds the lock."""
     total = sum(counts.values())
     logging.getLogger(__name__).info(f"Generating the mini data set, {total} images, in {folder}")
     partial = folder.with_name(folder.name + ".partial")
@@ -136,7 +136,7 @@ def _add_image(contents: dict[str, Any], name: str, size: int, digits: list[Digi
 
 
 class MiniHandler(PathHandler):
-    """Lets Detectron2 open `mini://val.json`: generates the set when a file of it is asked for."""
+    """Path handler of `mini://val.json` and the like, which generates the set on first use."""
 
     PREFIX = "mini://"
 
@@ -159,8 +159,8 @@ def _register() -> None:
     PathManager.register_handler(MiniHandler())
     for split in MINI_COUNTS:
         DatasetCatalog.register(f"mini_{split}", lambda split=split: _load(split))
-        # An address instead of a path: the evaluator may ask for the file before any loader does,
-        # and SAMDETR_CACHE may still change between import and use.
+        # A `mini://` address, because SAMDETR_CACHE may change between import and use and the
+        # evaluator may read the file before any loader has generated it.
         MetadataCatalog.get(f"mini_{split}").set(
             json_file=f"{MiniHandler.PREFIX}{split}.json",
             image_root=f"{MiniHandler.PREFIX}{split}",

@@ -1,11 +1,8 @@
-"""Renders handwritten digits on photographs: the images of the small data set `mini`.
+"""Rendering of handwritten digits on photographs, the images of the data set `mini`.
 
-The digits are the 1,797 samples of scikit-learn's `load_digits` (8x8 pixels), the backgrounds are
-crops of its two sample photographs; the file NOTICE names their authors. Training and validation
-share neither a digit sample nor a region of a photograph.
-
-Everything about image `index` of a split follows from `(seed, split, index)`: neither the order nor
-the number of the images made before it matters.
+The digits are the 1,797 samples of scikit-learn's `load_digits` (8x8 pixels), the backgrounds crops
+of its two sample photographs; NOTICE names their authors. Training and validation share neither a
+digit sample nor a region of a photograph. An image is a function of `(seed, split, index)`.
 
 Units: pixels. Boxes are `x, y, width, height` with integer corners, tight around the ink.
 """
@@ -18,15 +15,15 @@ from PIL import Image
 
 from ...errors import SamdetrError
 
-VERSION = 1  # raise it when the same parameters give other images: cached sets are then made anew
+VERSION = 1  # increase it when rendering changes, so that cached sets are generated anew
 NUM_CLASSES = 10
 SPLITS = ("train", "val")
 
 Split = Literal["train", "val"]
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-_FIRST_VAL_SAMPLE = 1200  # in file order, which is by writer: most of the rest are other writers
-# Fractions of a photograph's width. The gap keeps a train crop from ever touching a val crop.
+_FIRST_VAL_SAMPLE = 1200  # samples are ordered by writer: most of the rest are by other writers
+# Fractions of a photograph's width; the gap separates the crops of the two splits.
 _PHOTO_REGION = {"train": (0.0, 0.62), "val": (0.64, 1.0)}
 _PLACING_ATTEMPTS = 20
 _COLOUR_ATTEMPTS = 50
@@ -34,19 +31,19 @@ _COLOUR_ATTEMPTS = 50
 
 @dataclass(frozen=True)
 class SceneParameters:
-    """What an image of the data set looks like.
+    """Appearance of the images.
 
     Args:
         size: height and width of the image.
         min_objects, max_objects: digits per image, uniform; crowded images may get fewer.
         min_height, max_height: height of a digit's ink, uniform in its logarithm.
-        overlap: largest part of the smaller of two boxes that they may share.
+        overlap: largest fraction of the smaller of two boxes that they may share.
         contrast: least difference between a digit and the mean of what it covers, in grey levels.
         noise: standard deviation of the pixel noise, in grey levels.
         seed: another seed gives other images of the same kind.
 
     Raises:
-        SamdetrError: for an empty range or digits that do not fit into the image.
+        SamdetrError: if a range is empty or digits do not fit into the image.
     """
 
     size: int = 96
@@ -72,13 +69,12 @@ class SceneParameters:
             )
         if not 0 <= self.contrast <= 127:
             raise SamdetrError(
-                f"contrast={self.contrast}: expected 0 to 127, for no colour is "
-                "further than that from mid-grey"
+                f"contrast={self.contrast}: expected 0 to 127, the largest difference from mid-grey"
             )
 
 
 class Sources(NamedTuple):
-    """What scenes are made of: glyphs (G, 8, 8) in 0..1, their labels (G,), photos (H, W, 3)."""
+    """Glyphs (G, 8, 8) in 0..1, their labels (G,) and photographs (H, W, 3)."""
 
     glyphs: np.ndarray
     labels: np.ndarray
@@ -86,7 +82,7 @@ class Sources(NamedTuple):
 
 
 class Digit(NamedTuple):
-    """A digit in an image: class, top left pixel and opacity (height, width) in 0..1."""
+    """Digit in an image: class, top left pixel and opacity (height, width) in 0..1."""
 
     label: int
     x: int
@@ -95,23 +91,23 @@ class Digit(NamedTuple):
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """`x, y, width, height`."""
+        """Box as `x, y, width, height`."""
         height, width = self.ink.shape
         return self.x, self.y, width, height
 
 
 def load_sources() -> Sources:
-    """Reads the digits and photographs that come with scikit-learn.
+    """Load the digits and photographs of scikit-learn.
 
     Raises:
-        ModuleNotFoundError: scikit-learn is missing.
+        ModuleNotFoundError: if scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits, load_sample_image
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "the mini data set is made from the digits and photographs of scikit-learn, which is "
-            "not installed: pip install scikit-learn, or install samdetr with its extra 'mini'"
+            "the mini data set is generated from images of scikit-learn, which is not installed: "
+            "pip install scikit-learn, or install samdetr with its extra 'mini'"
         ) from error
     digits = load_digits()
     glyphs = digits.images.astype(np.float32) / digits.images.max()
@@ -120,18 +116,18 @@ def load_sources() -> Sources:
 
 
 def random_stream(parameters: SceneParameters, split: Split, index: int) -> np.random.Generator:
-    """The random numbers of one image; independent of those of every other image."""
+    """Return the random generator of one image, independent of all other images."""
     return np.random.default_rng([parameters.seed, SPLITS.index(split), index])
 
 
 def render_scene(
     parameters: SceneParameters, sources: Sources, split: Split, index: int
 ) -> tuple[np.ndarray, list[Digit]]:
-    """Draws image `index` of a split.
+    """Render image `index` of a split.
 
     Returns:
-        The image (size, size, 3), RGB uint8, and its digits in the order of drawing: where two
-        overlap, the later one covers the earlier.
+        The image (size, size, 3), RGB uint8, and its digits in drawing order: later ones cover
+        earlier ones.
     """
     random = random_stream(parameters, split, index)
     image = random_background(random, sources, split, parameters.size)
@@ -148,7 +144,7 @@ def render_scene(
 def random_background(
     random: np.random.Generator, sources: Sources, split: Split, size: int
 ) -> np.ndarray:
-    """A crop of the split's region of a photograph, mirrored or not, of varied brightness.
+    """Return a random crop of a photograph with random mirroring, contrast and brightness.
 
     Returns:
         (size, size, 3) float32 in 0..255.
@@ -170,23 +166,23 @@ def random_background(
 
 
 def random_glyph(random: np.random.Generator, sources: Sources, split: Split) -> int:
-    """The index of one of the split's own digit samples."""
+    """Return the index of a random digit sample of the split."""
     if split == "train":
         return int(random.integers(_FIRST_VAL_SAMPLE))
     return int(random.integers(_FIRST_VAL_SAMPLE, len(sources.labels)))
 
 
 def random_height(random: np.random.Generator, parameters: SceneParameters) -> float:
-    """A height of ink, uniform in its logarithm: every octave gets its share."""
+    """Return a random height of ink, uniform in its logarithm."""
     low, high = np.log(parameters.min_height), np.log(parameters.max_height)
     return float(np.exp(random.uniform(low, high)))
 
 
 def ink_of(glyph: np.ndarray, height: float) -> np.ndarray:
-    """Scales a glyph (8, 8) so that its ink is about `height` tall, and cuts it out tightly.
+    """Scale a glyph (8, 8) to about `height` pixels of ink and crop it tightly.
 
     Returns:
-        Opacity (about `height`, width) in 0..1; each of its four border lines has ink (> 0.5).
+        Opacity (about `height`, width) in 0..1, with ink (> 0.5) in each of the four border lines.
     """
     padded = np.pad(glyph, 1)
     rows = np.flatnonzero((padded > 0.25).any(1))
@@ -194,7 +190,7 @@ def ink_of(glyph: np.ndarray, height: float) -> np.ndarray:
     side = max(8, round(len(padded) * scale))
     grey = Image.fromarray((padded * 255).astype(np.uint8))
     grey = grey.resize((side, side), Image.Resampling.BICUBIC)
-    # A steep ramp instead of a threshold: the strokes get crisp but not jagged edges.
+    # A steep ramp instead of a threshold avoids jagged edges.
     opacity = ((np.asarray(grey, np.float32) / 255 - 0.40) / 0.25).clip(0, 1)
     inked = opacity > 0.5
     rows, columns = np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
@@ -202,7 +198,7 @@ def ink_of(glyph: np.ndarray, height: float) -> np.ndarray:
 
 
 def draw(image: np.ndarray, digit: Digit, random: np.random.Generator, contrast: float) -> None:
-    """Paints a digit onto a float image (H, W, 3), in place, in a colour that stands out there."""
+    """Draw a digit onto a float image (H, W, 3) in place, in a colour of enough contrast."""
     x, y, width, height = digit.box
     covered = image[y : y + height, x : x + width]
     colour = _random_colour(random, covered, contrast)
@@ -226,7 +222,7 @@ def _place(
     split: Split,
     placed: list[Digit],
 ) -> Digit | None:
-    """A random digit that keeps clear of those already placed; None where there is no room."""
+    """Return a random digit that hardly overlaps those already placed, None if none fits."""
     for _ in range(_PLACING_ATTEMPTS):
         glyph = random_glyph(random, sources, split)
         ink = ink_of(sources.glyphs[glyph], random_height(random, parameters))
@@ -241,7 +237,7 @@ def _place(
 
 
 def shared_part(one: Digit, other: Digit) -> float:
-    """The part of the smaller of two boxes that lies in both, 0..1."""
+    """Return the intersection of two boxes as a fraction of the smaller one, 0..1."""
     ax, ay, a_width, a_height = one.box
     bx, by, b_width, b_height = other.box
     width = min(ax + a_width, bx + b_width) - max(ax, bx)

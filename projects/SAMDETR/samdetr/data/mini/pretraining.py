@@ -1,8 +1,8 @@
-"""Pretrains the backbone of the mini models by classification, as ImageNet does for a ResNet-50.
+"""Pretraining of the mini models' backbone by classification, in place of ImageNet.
 
-One handwritten digit of the training split on a training region of a photograph has to be told from
-the nine others, twice: from the average of res5 and, so that res3 alone is discriminative too, from
-the strongest cells of res3. Detection, boxes and the validation split play no part.
+Crops of the training split contain one handwritten digit each. It is classified from the average of
+res5 and, so that res3 alone is discriminative too, from the strongest cells of res3. Boxes and the
+validation split are not used.
 
 Shapes: B crops (B, 3, size, size), uint8 RGB; K = 10 classes.
 """
@@ -22,24 +22,24 @@ from ...modeling.backbone import STAGES, mini_resnet
 from .digits import NUM_CLASSES, SceneParameters, Split, load_sources, render_scene
 
 CROP = SceneParameters(size=64, max_objects=1)
-"""One digit of the heights that `mini` has, somewhere on a smaller image."""
+"""A smaller image with one digit of the heights in `mini`."""
 
-# ImageNet's, which the detectors normalise with too.
+# ImageNet's, with which the detectors normalise too.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class PretrainingParameters:
-    """How the backbone is pretrained.
+    """Hyper-parameters of the pretraining.
 
     Args:
         epochs, batch_size, learning_rate, weight_decay: AdamW with one learning-rate cycle.
-        warm_up: the part of the cycle in which the learning rate rises.
-        rotation: largest rotation, in radians, of the jitter that every crop gets in every epoch.
-        stretch: largest change of width and height of the jitter, as a part of them.
-        lighting: largest change of each colour channel, as a part of it.
-        seed: for the weights at the start, the order of the crops and the jitter.
+        warm_up: fraction of the cycle in which the learning rate rises.
+        rotation: largest rotation of the jitter, in radians.
+        stretch: largest relative change of width and height.
+        lighting: largest relative change of each colour channel.
+        seed: of the initial weights, the order of the crops and the jitter.
     """
 
     epochs: int = 7
@@ -54,21 +54,21 @@ class PretrainingParameters:
 
 
 class Crops(NamedTuple):
-    """Images (B, 3, size, size), uint8 RGB, and the class of the one digit in each (B,)."""
+    """Images (B, 3, size, size), uint8 RGB, and the class of the digit in each (B,)."""
 
     images: Tensor
     labels: Tensor
 
 
 class Logits(NamedTuple):
-    """Class logits (B, K) read from two depths of the backbone."""
+    """Class logits (B, K) from two stages of the backbone."""
 
     res3: Tensor
     res5: Tensor
 
 
 class DigitClassifier(nn.Module):
-    """The backbone under training, with a classifier on res3 and one on res5."""
+    """The backbone with a classifier on res3 and one on res5."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -83,14 +83,14 @@ class DigitClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Logits:
         features = self.backbone((images - self.pixel_mean) / self.pixel_std)
-        # The soft maximum over the cells: where the digit is decides, not what surrounds it.
+        # A soft maximum over the cells, so that the background does not dilute the digit.
         cells = self.res3_head(features["res3"]).flatten(2)  # (B, K, S)
         res3 = cells.logsumexp(-1) - math.log(cells.shape[-1])
         return Logits(res3, self.res5_head(features["res5"].mean((-2, -1))))
 
 
 def digit_crops(scene: SceneParameters, split: Split, count: int) -> Crops:
-    """The first `count` crops of a split, each with one digit somewhere."""
+    """Return the first `count` crops of a split."""
     sources = load_sources()
     images = np.empty((count, scene.size, scene.size, 3), np.uint8)
     labels = np.empty(count, np.int64)
@@ -101,7 +101,7 @@ def digit_crops(scene: SceneParameters, split: Split, count: int) -> Crops:
 
 
 def jitter(images: Tensor, parameters: PretrainingParameters) -> Tensor:
-    """Rotates, stretches and relights every image of a batch by random amounts.
+    """Rotate, stretch and relight every image of a batch at random.
 
     Returns:
         (B, 3, size, size) float32 in 0..255.
@@ -125,10 +125,10 @@ def pretrain(
     parameters: PretrainingParameters,
     report: Callable[[str], object] = print,
 ) -> DigitClassifier:
-    """Trains a classifier from random weights; repeatable on one machine and number of threads.
+    """Train a classifier from random weights, repeatably on one machine and number of threads.
 
     Args:
-        report: gets a line for every epoch.
+        report: called with a line per epoch.
     """
     torch.manual_seed(parameters.seed)
     classifier = DigitClassifier().train().to(memory_format=torch.channels_last)
@@ -159,7 +159,7 @@ def pretrain(
 
 @torch.no_grad()
 def accuracy(classifier: DigitClassifier, crops: Crops, batch_size: int = 250) -> dict[str, float]:
-    """The part of the crops that each classifier gets right: {"res3": 0..1, "res5": 0..1}."""
+    """Return the accuracy of each classifier: {"res3": 0..1, "res5": 0..1}."""
     batches = [classifier(images.float()) for images in crops.images.split(batch_size)]
     predicted = Logits(*(torch.cat(depth).argmax(-1) for depth in zip(*batches, strict=True)))
     return {
@@ -169,15 +169,15 @@ def accuracy(classifier: DigitClassifier, crops: Crops, batch_size: int = 250) -
 
 
 def save_backbone(classifier: DigitClassifier, path: Path) -> None:
-    """Writes a file that `DetectionCheckpointer(detector).load(path)` puts under `backbone.`.
+    """Save the backbone for `DetectionCheckpointer(detector).load(path)`.
 
-    Convolutions are stored in half precision; loading casts them back. The two classifiers are in
-    the file too, under `heads`, so that its accuracy can be measured again.
+    Convolutions are stored in half precision; loading casts them back. The classifiers are saved
+    under `heads`, so that the accuracy can be measured again.
     """
     backbone, heads = {}, {}
     for name, value in classifier.state_dict().items():
         if name.endswith("num_batches_tracked"):
-            continue  # a counter that frozen batch norm does not have
+            continue  # frozen batch norm has no such counter
         if value.dim() == 4:
             value = value.half().contiguous()
         if name.startswith("backbone."):
@@ -185,12 +185,12 @@ def save_backbone(classifier: DigitClassifier, path: Path) -> None:
         else:
             heads[name] = value
     contents = {"model": backbone, "heads": heads}
-    # With the heuristics the checkpointer finds `backbone.res2...` for `res2...`.
+    # The checkpointer's heuristics match `res2...` to `backbone.res2...`.
     torch.save({**contents, "matching_heuristics": True, "__author__": "samdetr"}, path)
 
 
 def load_classifier(path: str | Path) -> DigitClassifier:
-    """The classifier that `save_backbone` wrote, ready to be evaluated."""
+    """Load the classifier that `save_backbone` saved, in evaluation mode."""
     contents = torch.load(path, map_location="cpu", weights_only=True)
     classifier = DigitClassifier(norm="FrozenBN").eval()
     backbone = {f"backbone.{name}": value for name, value in contents["model"].items()}
