@@ -21,8 +21,8 @@ from interruption import (
     toy,
 )
 from samdetr.engine import train
-from samdetr.engine.resuming import Seed
-from samdetr.stopping import EXIT_CODE
+from samdetr.engine.hooks import Seed
+from samdetr.engine.launch import EXIT_CODE
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,7 +26,6 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..randomness import seeded
-from ..stopping import outlive_signals
 from .datasets import DataError, Record
 from .reading import ImageError
 
@@ -274,3 +276,23 @@ def _is_upright(record: Record) -> bool:
             "entry of the data set width and height, or set "
             "dataloader.train.aspect_ratio_grouping=False"
         ) from error
+
+
+def outlive_signals(worker: int) -> None:
+    """Keep a worker alive through signals to all processes of a run, until its parent ends it.
+
+    Args:
+        worker: number of the worker, from the DataLoader.
+    """
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        # Block SIGTERM so that `sigwaitinfo` can tell us the sender's PID.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
