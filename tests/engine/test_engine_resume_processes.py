@@ -21,8 +21,8 @@ from interruption import (
     toy,
 )
 from samdetr.engine import train
-from samdetr.engine.resuming import Seed
-from samdetr.stopping import EXIT_CODE
+from samdetr.engine.hooks import Seed
+from samdetr.engine.launch import EXIT_CODE
 
 pytestmark = pytest.mark.slow
 
@@ -82,8 +82,8 @@ def test_another_number_of_processes_and_the_run_s_own_seed_are_said(caplog, mon
     with caplog.at_level("INFO", logger="samdetr"):
         seed.load_state_dict(saved)
     assert seed.seed == 5
-    assert "train.seed=5, with which the run has begun, goes on" in caplog.text
-    assert "goes on in 4 processes instead of 1: images come in the same order" in caplog.text
+    assert "The run continues with train.seed=5" in caplog.text
+    assert "continues in 4 processes instead of 1: images come in the same order" in caplog.text
 
 
 def test_a_signal_to_the_process_that_started_the_others_stops_them_all(tmp_path):

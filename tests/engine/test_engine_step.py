@@ -68,14 +68,6 @@ def test_from_a_failed_iteration_on_no_weight_changes_although_it_is_read_later(
     assert_close(model.state_dict(), expected, rtol=0, atol=0)
 
 
-def test_no_checkpoint_is_made_of_a_failed_iteration():
-    trainer = make_trainer(ToyModel(poison=1), period=100)
-    trainer.after_step = lambda: trainer.iter == 1 and trainer.state_dict()
-    with pytest.raises(FloatingPointError, match="iteration=1"):
-        trainer.train(0, 20)
-    assert trainer.iter == 1
-
-
 def test_metrics_are_read_at_once_if_the_optimiser_cannot_leave_out_a_step():
     assert make_trainer(ToyModel(), fused=False, period=5).metrics_period == 1
     assert make_trainer(ToyModel(), period=5).metrics_period == 5
@@ -174,27 +166,20 @@ def test_skipped_iterations_are_logged_and_counted_on_in_a_resumed_run(caplog):
     with caplog.at_level(logging.WARNING, logger="samdetr"):
         first.train(0, 4)
     assert (
-        "loss_bbox is nan at iteration=0: its step is left out, the 1. of at most 3" in caplog.text
+        "loss_bbox is nan at iteration=0: its step is skipped, number 1 of at most 3" in caplog.text
     )
     assert first.storage.latest()["skipped_iterations"] == (2, 2)
 
     second = make_trainer(ToyModel(), batches=batches({4: "loss", 6: "loss"})[4:], skip=3)
     second.load_state_dict(first.state_dict())
-    with pytest.raises(FloatingPointError, match="iteration=6, and train.skip_nonfinite=3 leaves"):
+    with pytest.raises(FloatingPointError, match="iteration=6, and train.skip_nonfinite=3 allows"):
         second.train(4, STEPS)
     assert second.skipped == 3
 
 
-def test_a_checkpoint_counts_the_iterations_that_are_not_read_yet():
-    trainer, found = make_trainer(ToyModel(poison=1), period=100, skip=1), []
-    trainer.after_step = lambda: found.append(trainer.state_dict()["skipped"])
-    trainer.train(0, 4)
-    assert found == [0, 1, 1, 1]
-
-
 def test_batches_that_end_before_the_run_are_named():
     trainer = make_trainer(ToyModel(), batches=[[sample(0)], [sample(1)]])
-    with pytest.raises(ConfigError, match="dataloader.train has ended before iteration=2"):
+    with pytest.raises(ConfigError, match="dataloader.train ended before iteration=2"):
         trainer.train(0, 3)
 
 

@@ -10,7 +10,7 @@ import torch
 from interruption import finish, start
 from samdetr.checkpoint import CheckpointError
 from samdetr.engine import ConfigError, Trainer, TrainingError, evaluate, load_config, train
-from samdetr.engine.records import rewind
+from samdetr.engine.hooks import rewind
 from toy import SteepModel, ToyLoader, ToyModel
 
 TOY = str(Path(__file__).parents[1].joinpath("toy_config.py"))

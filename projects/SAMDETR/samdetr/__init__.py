@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .requirements import check
-
 if TYPE_CHECKING:
     from . import model_zoo
     from .predictor import Predictor
@@ -12,11 +10,21 @@ if TYPE_CHECKING:
 __all__ = ["Predictor", "model_zoo"]
 __version__ = "0.1.0"
 
-check()
+# pip cannot install Detectron2, which is not on the package index, nor see that a torchvision was
+# built for another torch, which raises a RuntimeError at import.
+for _name in ("torch", "torchvision", "detectron2.config"):
+    try:
+        import_module(_name)
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(
+            f"samdetr cannot import {_name.partition('.')[0]} ({error}): run tools/setup_env.sh, "
+            "or install torch and torchvision of versions that belong together and then Detectron2 "
+            "(`pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2`)"
+        ) from error
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported when it is first asked for, so that `import samdetr` stays quick."""
+    """Import a part of the public interface when it is first used: `import samdetr` stays fast."""
     if name == "Predictor":
         return import_module(".predictor", __name__).Predictor
     if name == "model_zoo":

@@ -75,8 +75,13 @@ def load_file(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, unreadable or holds no state dict.
     """
-    local = _local_path(str(path))
     readers = {".pkl": _read_pickle, ".pyth": _read_pycls, ".safetensors": _read_safetensors}
+    try:
+        local = str(PathManager.get_local_path(str(path)))
+    except Exception as error:  # handlers of URLs raise OSError, HTTPException, ValueError, ...
+        raise MissingCheckpointError(f"{path} cannot be fetched ({error})") from error
+    if not os.path.isfile(local):
+        raise MissingCheckpointError(f"{path} is not a file")
     try:
         content = readers.get(Path(local).suffix, _read_torch)(local)
     except Exception as error:  # unpickling damaged bytes can raise anything
@@ -136,57 +141,30 @@ def _reason(error: Exception) -> str:
     return f"its format is unknown ({type(error).__name__})" if unknown else lines[0]
 
 
-def _local_path(path: str) -> str:
-    """Return the file of a path or URL, downloaded. Raises MissingCheckpointError without one."""
-    try:
-        local = PathManager.get_local_path(path)
-    except Exception as error:  # handlers of URLs raise OSError, HTTPException, ValueError, ...
-        raise MissingCheckpointError(f"{path} cannot be fetched ({error})") from error
-    if not os.path.isfile(local):
-        raise MissingCheckpointError(f"{path} is not a file")
-    return str(local)
-
-
 class Difference(NamedTuple):
-    """Difference between the keys of a file and those of a model.
+    """Difference between the keys of a file and those of a model."""
 
-    Fields:
-        loaded: keys that were filled.
-        missing: keys of the model that are not in the file.
-        unexpected: keys of the file that are not in the model.
-        shapes: key, shape in the file, shape in the model.
-    """
-
-    loaded: list[str]
-    missing: list[str]
-    unexpected: list[str]
-    shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    loaded: list[str]  # keys that were filled
+    missing: list[str]  # keys of the model that are not in the file
+    unexpected: list[str]  # keys of the file that are not in the model
+    shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]]  # key, in the file, in the model
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.shapes)
 
     def __str__(self) -> str:
         differing = [f"{key} {shape} instead of {wanted}" for key, shape, wanted in self.shapes]
-        parts = {
-            "missing": self.missing,
-            "not in the model": self.unexpected,
-            "of another shape": differing,
-        }
-        texts = [f"{len(keys)} {what}: {_listed(keys)}" for what, keys in parts.items() if keys]
-        return "; ".join(texts)
+        parts = ("missing", "not in the model", "of another shape")
+        lists = zip((self.missing, self.unexpected, differing), parts)
+        return "; ".join(f"{len(keys)} {part}: {_listed(keys)}" for keys, part in lists if keys)
 
     @property
     def classes(self) -> tuple[int, int] | None:
         """Number of classes of the file and of the model, if nothing else differs."""
-        numbers = {
-            (shape[0], wanted[0])
-            if shape[1:] == wanted[1:] and any(part in key for part in OF_CLASSES)
-            else None
-            for key, shape, wanted in self.shapes
-        }
-        if self.missing or self.unexpected or len(numbers) != 1:
-            return None
-        return numbers.pop()
+        numbers = {(shape[0], wanted[0]) for _, shape, wanted in self.shapes}
+        rest = [key for key, x, y in self.shapes if x[1:] != y[1:] or not _of_classes(key)]
+        differs = rest or self.missing or self.unexpected or len(numbers) != 1
+        return None if differs else numbers.pop()
 
     @property
     def fills_backbone_only(self) -> bool:
@@ -205,23 +183,22 @@ class Difference(NamedTuple):
     @classmethod
     def of(cls, model_keys: Sequence[str], found: Any) -> Difference:
         """Return the difference that Detectron2 reports, without keys that do not matter."""
-        shapes = found.incorrect_shapes
-        misshapen = {key for key, *_ in shapes}  # Detectron2 counts them as missing, too
-        missing = [key for key in found.missing_keys if key not in misshapen]
-        return cls(
-            [key for key in model_keys if key not in misshapen.union(missing)],
-            [key for key in missing if not key.endswith(TOLERATED)],
-            [
-                key
-                for key in found.unexpected_keys
-                if not key.endswith(TOLERATED) and not key.startswith(TRAINING_ONLY)
-            ],
-            shapes,
+        misshapen = {key for key, *_ in found.incorrect_shapes}  # counted as missing, too
+        missing = [x for x in found.missing_keys if x not in misshapen]
+        loaded = [x for x in model_keys if x not in misshapen.union(missing)]
+        unexpected = [x for x in found.unexpected_keys if not x.startswith(TRAINING_ONLY)]
+        missing, unexpected = (
+            [x for x in keys if not x.endswith(TOLERATED)] for keys in (missing, unexpected)
         )
+        return cls(loaded, missing, unexpected, found.incorrect_shapes)
 
 
-def _listed(keys: Sequence[str], most: int = 8) -> str:
-    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "")
+
+
+def _of_classes(key: str) -> bool:
+    return any(part in key for part in OF_CLASSES)
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -319,7 +296,7 @@ class Checkpointer(DetectionCheckpointer):
         if difference.classes:
             in_file, in_model = difference.classes
             reason = f"it has {in_file} classes and the model has model.num_classes={in_model}"
-        elif difference.fills_backbone_only and difference.unexpected + difference.missing:
+        elif difference.fills_backbone_only and difference != difference.of_backbone():
             reason += " (it is a backbone's file, which training can start from)"
         elif not difference.loaded and not difference.shapes:
             reason += FOREIGN
@@ -339,10 +316,9 @@ class InitialCheckpointer(Checkpointer):
             self.logger.info("%s fills the backbone; random weights remain in %s", path, parts)
         elif difference.classes:
             self.logger.info(
-                "%s has %d classes and the model has %d: random weights remain in %s",
+                "%s has %d classes and the model has %d: random weights remain where they differ",
                 path,
                 *difference.classes,
-                _listed([key for key, *_ in difference.shapes]),
             )
         else:
             super()._judge(difference, path)
@@ -355,11 +331,7 @@ def checksum_file(path: Path) -> Path:
 
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            found.update(block)
-    return found.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def damage_of(path: Path) -> str:

@@ -1,7 +1,7 @@
-"""Random numbers as a function of a seed and a place in the run, and of nothing before it.
+"""Random numbers as a function of a seed and a position in the run.
 
-What is drawn for an image or in an iteration is then the same whichever process draws it, in
-whatever order, and after whatever interruption: there is no state to carry on, but the place.
+Whatever is drawn for an image or in an iteration does not depend on which process draws it, in
+what order, or after which interruption. There is no generator state to save.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import torch
 
 
 def seed_all(seed: int, *place: int) -> None:
-    """Seed the global generators of Python, NumPy and torch, on all devices.
+    """Seed the global generators of Python, NumPy and torch on all devices.
 
     Args:
         seed: of the run, 0 or more.
-        place: where in the run, such as iteration and process. Places of different length never
-            give the same numbers.
+        place: position in the run, such as iteration and process. Positions of different length
+            give different numbers.
     """
     _seed(torch.manual_seed, seed, place)
 
 
 @contextmanager
 def seeded(seed: int, *place: int) -> Iterator[None]:
-    """Seed the same generators, on the CPU alone, for what is done inside; then put them back."""
+    """Seed the same generators, on the CPU only, inside the context; restore them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     _seed(torch.default_generator.manual_seed, seed, place)
     try:
@@ -48,9 +48,9 @@ def _seed(seed_torch: Callable[[int], Any], seed: int, place: tuple[int, ...]) -
 
 
 def use_deterministic_algorithms() -> None:
-    """Have torch compute the same numbers from the same numbers, which may take longer.
+    """Make torch use deterministic algorithms, which may be slower.
 
-    An operator that cannot on its device warns when it is called, and names itself.
+    An operator without one warns when it is called.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.backends.cudnn.benchmark = False

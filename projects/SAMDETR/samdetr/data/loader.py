@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -24,7 +27,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import DataError, ImageError
 from ..randomness import seeded
-from ..stopping import outlive_signals
 from .formats import Record
 
 Place = tuple[int, int]
@@ -243,3 +245,23 @@ def _is_portrait(record: Record) -> bool:
             "add width and height to every entry of the data set, or set "
             "dataloader.train.aspect_ratio_grouping=False"
         ) from error
+
+
+def outlive_signals(worker: int) -> None:
+    """Keep a worker alive through signals to all processes of a run, until its parent ends it.
+
+    Args:
+        worker: number of the worker, from the DataLoader.
+    """
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        # Block SIGTERM so that `sigwaitinfo` can tell us the sender's PID.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -1,8 +1,8 @@
 """Training and evaluation: Detectron2's engine on CPU and GPU, in one process or several."""
 
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 from .config import add_trust_option, argument_parser, configure, load_config
-from .faults import TrainingError, killed_process
+from .hooks import killed_process
 from .launch import start
 from .optimizer import BackboneFactor, build_optimizer
 from .train import build_model, compile_parts, evaluate, main, train

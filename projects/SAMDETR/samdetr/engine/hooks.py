@@ -1,31 +1,155 @@
-"""Detectron2's checkpoint hooks, made to remember what they did before a run was interrupted."""
+"""Hooks for exact resumption and for stopping, and reports on failed runs.
+
+A resumed run repeats the interrupted one to the last bit: random numbers are a function of seed,
+iteration and process, checkpoints are atomic, and what was due after a checkpoint is done again.
+
+`_writers` of Detectron2's `PeriodicWriter` is private: writers open their files when they are made,
+which must not be before `metrics.json` is rewound.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-import math
+import re
+import shutil
 import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detectron2.engine import hooks
+import torch
+import torch.distributed as dist
+from detectron2.engine import HookBase, default_writers, hooks
 from detectron2.utils import comm
+from torch import nn
+from torch.multiprocessing import ProcessExitedException
 
-from ..checkpoint import Checkpointer, CheckpointError, checksum_file, replacing
-from ..stopping import Stopped, StopRequest
+from ..checkpoint import Checkpointer, checksum_file, replacing
+from ..errors import TrainingError
+from ..randomness import seed_all
+from .launch import Stopped, StopRequest
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+CONNECTION = re.compile("gloo|NCCL|[Cc]onnection (closed|reset)")
+
+
+class Seed(HookBase):
+    """Seeds every iteration as a function of the run's seed, the iteration and the process.
+
+    The seed is then all of the random state that a checkpoint needs.
+
+    Args:
+        seed: of the run, 0 or more; loading a checkpoint replaces it.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def before_step(self) -> None:
+        """Seed this iteration in this process."""
+        seed_all(self.seed, self.trainer.iter, comm.get_rank())
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the seed and the number of processes."""
+        return {"seed": self.seed, "processes": comm.get_world_size()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue with the seed of the run, and log what differs in this part of it."""
+        logger = logging.getLogger(__name__)
+        processes = comm.get_world_size()
+        if state["seed"] != self.seed:
+            logger.info("The run continues with train.seed=%d, its first one", state["seed"])
+        if state["processes"] != processes:
+            logger.warning(
+                "The run continues in %d processes instead of %d: images come in the same order "
+                "but are shared differently, and the model draws other random numbers",
+                processes,
+                state["processes"],
+            )
+        self.seed = state["seed"]
+
+
+class CatchUp(HookBase):
+    """Runs the hooks that were still due when the checkpoint of an iteration was made.
+
+    A checkpoint is made before the evaluation of its iteration, which may fail.
+
+    Args:
+        hooks: those after the one that makes checkpoints.
+    """
+
+    def __init__(self, hooks: Sequence[HookBase]):
+        self.hooks = hooks
+
+    def before_train(self) -> None:
+        """End the last iteration before this run; the other hooks are ready by now."""
+        trainer, start_iter = self.trainer, self.trainer.start_iter
+        if start_iter == 0:
+            return
+        trainer.iter = trainer.storage.iter = start_iter - 1
+        for hook in self.hooks:
+            hook.after_step()
+        trainer.iter = trainer.storage.iter = start_iter
+
+
+class MetricsWriter(hooks.PeriodicWriter):
+    """Detectron2's writers, which continue `metrics.json` from the checkpoint on.
+
+    Args:
+        output_dir: folder of the files.
+        period: iterations between lines.
+    """
+
+    def __init__(self, output_dir: str, period: int):
+        super().__init__([], period)
+        self.folder = output_dir
+
+    def before_train(self) -> None:
+        """Open the writers in the first process."""
+        if comm.is_main_process():
+            rewind(self.folder, self.trainer.start_iter)
+            self._writers = default_writers(self.folder, self.trainer.max_iter)
+
+
+def rewind(output_dir: str, start_iter: int) -> None:
+    """Remove from `metrics.json` what a run from `start_iter` on writes again.
+
+    The file as it was stays in `metrics.json.previous`. A run from iteration 0 also removes
+    `last_checkpoint`, so that `--resume` cannot return to an older run in the same folder.
+    """
+    if start_iter == 0:
+        Path(output_dir, "last_checkpoint").unlink(missing_ok=True)
+    file = Path(output_dir, "metrics.json")
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # half a line
+            continue
+        if row["iteration"] == start_iter - 1:  # whose evaluation is repeated
+            row = {name: value for name, value in row.items() if "/" not in name}
+        if row["iteration"] < start_iter and len(row) > 1:
+            kept.append(json.dumps(row, sort_keys=True) + "\n")
+    shutil.copyfile(file, f"{file}.previous")
+    with replacing(file) as new:
+        new.write("".join(kept).encode())
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     """Saves periodically, at the end, and when the run is told to stop, which it then does.
 
-    It keeps the last `max_to_keep` checkpoints of a resumed run, not of its last part alone.
+    `max_to_keep` counts the checkpoints of a resumed run, not only those of its last part.
 
     Args:
-        checkpointer: whose first process saves; the hook is one of all processes.
-        stop: the request to stop.
+        checkpointer: saves in the first process; the hook belongs to all processes.
+        stop: request to stop.
         period: iterations.
-        max_to_keep: checkpoints beside the final one.
+        max_to_keep: number of checkpoints beside the final one.
     """
 
     def __init__(
@@ -39,7 +163,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         self.stop = stop
 
     def before_train(self) -> None:
-        """Find the checkpoints of the iterations before this one."""
+        """Find the checkpoints of earlier iterations."""
         super().before_train()
         first = f"{self.checkpointer.save_dir}/{self.file_prefix}_{self.trainer.start_iter:07}"
         self.recent_checkpoints = [x for x in self.checkpointer.numbered() if x < first]
@@ -48,13 +172,13 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         """Save if that is due.
 
         Raises:
-            Stopped: if the run is told to stop, in all processes, when the checkpoint is written.
+            Stopped: in all processes, after saving, if the run is told to stop.
         """
         stop, iteration = self.stop.agreed(), self.trainer.iter
         final = iteration + 1 == self.max_iter
         if not (stop or final or (iteration + 1) % self.period == 0):
             return
-        self.trainer.read_metrics()  # in all processes; they go with the checkpoint
+        self.trainer.read_metrics()  # in all processes: no failed iteration may be saved
         self.step(iteration, numbered=bool(stop) and not final)
         if stop:
             comm.synchronize()
@@ -66,67 +190,134 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             raise Stopped
 
     def step(self, iteration: int, numbered: bool = False, **kwargs: Any) -> None:
-        """Save what is due at an iteration, and with `numbered` what is not."""
+        """Save what is due at an iteration, and with `numbered` a checkpoint that is not due."""
         if numbered or (iteration + 1) % self.period == 0:
             name = f"{self.file_prefix}_{iteration:07}"
             self.checkpointer.save(name, iteration=iteration)
             self.recent_checkpoints.append(f"{self.checkpointer.save_dir}/{name}.pth")
             if comm.is_main_process():
-                self._forget()
+                self._delete_old()
         if iteration + 1 == self.max_iter:
             self.checkpointer.save(f"{self.file_prefix}_final", iteration=iteration)
 
-    def _forget(self) -> None:
+    def _delete_old(self) -> None:
         while self.max_to_keep is not None and len(self.recent_checkpoints) > self.max_to_keep:
             path = Path(self.recent_checkpoints.pop(0))
             path.unlink(missing_ok=True)
             checksum_file(path).unlink(missing_ok=True)
 
 
-class BestCheckpointer(hooks.BestCheckpointer):
-    """Keeps the best model of a resumed run, not of its last part alone.
-
-    The best value and its iteration are in `model_best.json`, beside the model.
-    """
-
-    @property
-    def _file(self) -> Path:
-        return Path(self._checkpointer.save_dir, f"{self._file_prefix}.json")
-
-    def before_train(self) -> None:
-        """Take up the best of the iterations before this one.
-
-        Raises:
-            CheckpointError: if `model_best.json` does not say what it was.
-        """
-        if self.trainer.start_iter == 0 or not self._file.is_file():
-            return
-        try:
-            best = json.loads(self._file.read_text())
-            value, iteration = float(best[self._val_metric]), best["iteration"]
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            value, iteration = math.nan, None
-        if not math.isfinite(value) or type(iteration) is not int or iteration < 0:
-            raise CheckpointError(
-                f"{self._file} cannot be read: expected a number for {self._val_metric} and its "
-                "iteration; without the file the best of the rest of the run is kept"
-            )
-        self._update_best(value, iteration)
-
-    def _best_checking(self) -> None:
-        measured, _ = self.trainer.storage.latest().get(self._val_metric, (0.0, 0))
-        if math.isinf(measured):  # Detectron2's would save the model and not count it
-            return
-        before = self.best_iter
-        super()._best_checking()
-        if self.best_iter != before:  # the model is written by now: were it not, it would never be
-            best = {self._val_metric: self.best_metric, "iteration": self.best_iter}
-            with replacing(self._file) as file:
-                file.write(json.dumps(best).encode())
-
-
 class WeightsCheckpointer(Checkpointer):
-    """Saves what `--resume` shall not start from: it goes on from the last, not from the best."""
+    """Checkpointer of `model_best.pth`, which `--resume` must not start from."""
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Leave the tag where it is."""
+        """Leave `last_checkpoint` unchanged."""
+
+
+class BestCheckpointer(hooks.BestCheckpointer):
+    """Keeps the best model of a resumed run, not only of its last part.
+
+    `model_best.json` has the best value and its iteration.
+
+    Args:
+        eval_period: iterations between evaluations.
+        checkpointer: saves the model.
+        val_metric: name of the metric, such as "bbox/AP"; larger is better.
+    """
+
+    def __init__(self, eval_period: int, checkpointer: Checkpointer, val_metric: str):
+        super().__init__(eval_period, checkpointer, val_metric)
+        self.metric = val_metric
+        self.file = Path(checkpointer.save_dir, "model_best.json")
+        self.recorded: int | None = None  # iteration
+
+    def before_train(self) -> None:
+        """Continue with the best value of the iterations before this one."""
+        if self.trainer.start_iter == 0 or not self.file.is_file():
+            return
+        best = json.loads(self.file.read_text())
+        if self.metric in best:  # else the run was resumed with another metric
+            self.best_metric, self.best_iter = best[self.metric], best["iteration"]
+            self.recorded = self.best_iter
+
+    def after_step(self) -> None:
+        """Save the model if it is the best, then its value."""
+        super().after_step()
+        self._record()
+
+    def after_train(self) -> None:
+        """Save the model if it is the best, then its value."""
+        super().after_train()
+        self._record()
+
+    def _record(self) -> None:
+        if self.best_iter != self.recorded:
+            best = {self.metric: self.best_metric, "iteration": self.best_iter}
+            with replacing(self.file) as file:
+                file.write(json.dumps(best).encode())
+            self.recorded = self.best_iter
+
+
+@contextmanager
+def explained(checkpointer: Checkpointer, resumable: bool = True) -> Iterator[None]:
+    """Raise a known failure as a `TrainingError` that names the checkpoint to resume from.
+
+    Args:
+        checkpointer: of the run.
+        resumable: whether the run can be resumed, as a training can.
+    """
+    try:
+        yield
+    except (RuntimeError, ArithmeticError, MemoryError, OSError, EOFError) as error:
+        reason = reason_of(error, checkpointer.save_dir)
+        if not reason:
+            raise
+        left = f"; {what_is_left(checkpointer.save_dir)}" if resumable else ""
+        raise TrainingError(reason + left) from error
+
+
+def reason_of(error: Exception, folder: str) -> str:
+    """Return the cause of a failure in one line; "" if it is not a known one."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in DISK:
+        return f"{error.filename or folder} cannot be written: {error.strerror}"
+    if isinstance(error, FloatingPointError | MemoryError):
+        return text or "out of memory"
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+        return f"out of memory: {text}"
+    # A worker that dies while its batch is fetched closes the socket that the batch comes by.
+    lost = isinstance(error, FileNotFoundError) and error.filename is None
+    if "DataLoader worker" in text or lost or isinstance(error, ConnectionError | EOFError):
+        return (
+            f"a DataLoader worker died ({text.rstrip('. ') or 'no batch'}). If nobody killed it, "
+            "the machine ran out of memory (see `dmesg`): set dataloader.train.num_workers and "
+            "dataloader.test.num_workers lower"
+        )
+    if isinstance(error, dist.DistError) or (dist.is_initialized() and CONNECTION.search(text)):
+        return f"another process of this run has ended, with the cause in its own output ({text})"
+    return ""
+
+
+def what_is_left(folder: str) -> str:
+    """Return which checkpoint `--resume` continues from."""
+    try:
+        newest = Checkpointer(nn.Module(), folder).newest()
+    except OSError as error:
+        return str(error)
+    if not newest:
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is {newest}, from which --resume continues"
+
+
+def killed_process(error: ProcessExitedException, folder: str) -> str:
+    """Return the report on a spawned process that was killed.
+
+    Args:
+        error: from the process that spawned it.
+        folder: of the run's checkpoints.
+    """
+    return (
+        f"process {error.error_index} of this run (pid {error.error_pid}) was killed by "
+        f"{error.signal_name}. If nobody did that, the machine ran out of memory (see `dmesg`); "
+        f"{what_is_left(folder)}"
+    )

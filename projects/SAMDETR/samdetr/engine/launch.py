@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +19,12 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..errors import ConfigError
-from ..stopping import passed_on
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# SLURM sends SIGTERM to all processes of a job that has to end, and SIGUSR1 some time before if it
+# was asked to (`--signal=USR1@120`). Windows has no SIGUSR1.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
 SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -137,3 +144,60 @@ def wrap(model: nn.Module, **options: Any) -> nn.Module:
     # Detectron2 passes the local rank by default, which DDP refuses for a model on a CPU.
     device_ids = [comm.get_local_rank()] if on_gpu else None
     return create_ddp_model(model, device_ids=device_ids, **options)
+
+
+class StopRequest:
+    """Context that records a signal to stop; every process of a run enters it."""
+
+    def __init__(self) -> None:
+        self.received = 0  # number of the last signal
+        self._previous: dict[int, Any] = {}
+        self._group: Any = None
+
+    def __enter__(self) -> StopRequest:
+        # gloo communicates on the host: no iteration has to wait for the GPU.
+        self._group = dist.new_group(backend="gloo") if comm.get_world_size() > 1 else None
+        if threading.current_thread() is threading.main_thread():  # others receive no signals
+            self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+
+    def agreed(self) -> int:
+        """Return the signal that any process has received, the same in all of them; 0 for none.
+
+        All processes have to call it together.
+        """
+        if self._group is None:
+            return self.received
+        number = torch.tensor(self.received)
+        dist.all_reduce(number, dist.ReduceOp.MAX, self._group)
+        return int(number)
+
+
+class Stopped(SystemExit):
+    """Raised when a training was told to stop and has saved; exits with `EXIT_CODE`."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_CODE)
+
+
+@contextmanager
+def passed_on() -> Iterator[None]:
+    """Context that passes signals to stop on to the spawned processes and outlives them."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, number)  # type: ignore[arg-type]
+
+    previous = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

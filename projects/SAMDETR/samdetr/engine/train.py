@@ -32,16 +32,21 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import Checkpointer, CheckpointError, InitialCheckpointer, MissingCheckpointError
 from ..data import DataError
+from ..data.loader import outlive_signals
 from ..errors import ConfigError
 from ..randomness import seed_all, use_deterministic_algorithms
-from ..stopping import StopRequest, outlive_signals
 from .config import build, configure
-from .faults import explained
-from .hooks import BestCheckpointer, PeriodicCheckpointer, WeightsCheckpointer
-from .launch import share_cores, wrap
+from .hooks import (
+    BestCheckpointer,
+    CatchUp,
+    MetricsWriter,
+    PeriodicCheckpointer,
+    Seed,
+    WeightsCheckpointer,
+    explained,
+)
+from .launch import StopRequest, share_cores, wrap
 from .optimizer import build_optimizer
-from .records import Records
-from .resuming import CatchUp, Seed
 from .trainer import Trainer
 
 
@@ -215,7 +220,7 @@ def make_hooks(
     after_saving = [
         hooks.EvalHook(settings.eval_period, evaluation),
         *([best] if comm.is_main_process() else []),
-        Records(settings.output_dir, settings.log_period),
+        MetricsWriter(settings.output_dir, settings.log_period),
     ]
     return [
         hooks.IterationTimer(),

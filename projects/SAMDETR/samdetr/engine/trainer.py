@@ -1,10 +1,16 @@
-"""The training step: mixed precision, clipping by the total norm, and an end when numbers fail."""
+"""The training step: mixed precision, gradient clipping, and what happens to non-finite losses.
+
+Methods of Detectron2's trainers that are private and used here as its own subclasses use them:
+`_data_loader_iter`, `_write_metrics` and `_hooks`.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,50 +20,48 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..tensors import entries
-from .faults import naming_batch
-from .states import check_scaler, optimizer_state, whole_number
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # of `train.amp.dtype`
 
 
 class Metrics(NamedTuple):
-    """What an iteration measured, still on the device."""
+    """Measurements of an iteration, still on the device."""
 
     iteration: int
     data_time: float  # seconds
     names: list[str]  # of the losses
-    values: Tensor  # of the losses, and the norm of the gradients behind them
+    values: Tensor  # the losses, followed by the norm of the gradients
 
 
 class Trainer(SimpleTrainer):
     """Detectron2's trainer for CPU and GPU, in full or mixed precision.
 
-    To read a loss is to wait for the device. Losses and norms can be read for several iterations at
-    once if the optimiser can leave out a step without asking the host, as torch's fused ones can.
-    Others are read before every step, and those with a scaled loss, whose gradients may overflow.
+    Reading a loss waits for the device. If the optimiser is fused, it can skip a step without
+    asking the host, and the metrics of several iterations are read together. Otherwise, and with a
+    scaled loss, they are read before every step.
 
-    An iteration fails if a loss or the norm of the gradients is not finite. Its step is left out;
-    from the first failure that is too many on, all steps are, until that is read and the run ends.
+    An iteration fails if a loss or the gradient norm is not finite; its step is skipped. From the
+    first failure beyond `skip_nonfinite` on all steps are skipped until the metrics are read and
+    the run ends.
 
     Args:
-        model: a list of dicts to weighted losses by name.
+        model: maps a list of dicts to weighted losses by name.
         data_loader: endless batches.
         optimizer: of the model's parameters.
-        amp: `enabled`, and `dtype`, "bfloat16" or, on a GPU, "float16" with a scaled loss.
+        amp: `enabled`, and `dtype`: "bfloat16", or on a GPU "float16" with a scaled loss.
         clip_grad: `max_norm` of all gradients together, inf for none, and `norm_type`.
-        metrics_period: iterations whose losses are read at once, where that can be.
+        metrics_period: iterations whose metrics are read together, where that is possible.
         skip_nonfinite: iterations of the whole run that may fail; one more ends it.
 
     Attributes:
-        skipped: iterations that have failed and are read.
+        skipped: number of failed iterations that have been read.
 
     Raises:
-        ConfigError: if `amp.dtype` is unknown or the device does not have it, if `metrics_period`
+        ConfigError: if `amp.dtype` is unknown or not available on the device, if `metrics_period`
             is not positive, or if `skip_nonfinite` is negative.
     """
 
-    iter: int  # of Detectron2's trainers, which have no types
+    iter: int  # Detectron2's trainers are untyped
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class Trainer(SimpleTrainer):
         self.device_type = device.type
         self.amp_enabled, self.amp_dtype = self._precision(**amp)
         self.clip_grad = clip_grad
-        # float16 alone needs its loss scaled: bfloat16 has the range of float32.
+        # Only float16 needs a scaled loss: bfloat16 has the range of float32.
         scaled = self.amp_enabled and self.amp_dtype is torch.float16
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=scaled)
         self.fused = all(group.get("fused") for group in optimizer.param_groups)
@@ -96,66 +100,66 @@ class Trainer(SimpleTrainer):
         return enabled, PRECISIONS[dtype]
 
     def run_step(self) -> None:
-        """One iteration: batch, losses, gradients, metrics, step.
+        """Run one iteration: batch, losses, gradients, metrics, step.
 
         Raises:
-            ConfigError: if there are no more batches.
-            FloatingPointError: if too many iterations have failed, this one or one whose metrics
-                were not read yet. The weights are then still those before it.
-            MemoryError: if there is no memory for the batch, which it describes.
+            ConfigError: if the loader has no more batches.
+            FloatingPointError: if too many iterations have failed, this one or earlier ones whose
+                metrics were not read yet. The weights are then those before the failure.
+            MemoryError: if the batch, which it describes, does not fit into memory.
         """
         start = time.perf_counter()
         try:
             data = next(self._data_loader_iter)
         except StopIteration as error:
             raise ConfigError(
-                f"dataloader.train has ended before iteration={self.iter}: expected batches "
-                "without end, as of samdetr.data.build_train_loader"
+                f"dataloader.train ended before iteration={self.iter}: expected endless batches, "
+                "such as those of samdetr.data.build_train_loader"
             ) from error
         data_time = time.perf_counter() - start
         with naming_batch(data, self.iter):
             self._step(data, data_time)
 
     def _step(self, data: list[dict[str, Any]], data_time: float) -> None:
-        self.optimizer.zero_grad()  # first, so as not to hold them beside the activations
+        self.optimizer.zero_grad()  # first: gradients need no memory beside the activations
         with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_enabled):
             losses = self.model(data)
         values = torch.stack([*losses.values()])
         total = self.grad_scaler.scale(values.sum())
-        # One that is not finite makes all gradients so, and by the sum of gradients those of other
-        # processes: all leave out the same steps, by the norm alone.
+        # A non-finite loss makes all gradients non-finite, and through DDP's sum also those of
+        # other processes: the gradient norm alone tells all of them to skip the same steps.
         total.backward(1 + 0 * total.detach())
         self.after_backward()
         norm = self._clip()
-        left_out = self._leave_out(norm)
+        skip = self._skip(norm)
         values = torch.cat([values.detach(), norm[None]])
         self._unread.append(Metrics(self.iter, data_time, [*losses], values))
         if (self.iter + 1) % self.metrics_period == 0 or self.iter + 1 == self.max_iter:
             self.read_metrics()
-        if self.fused or not left_out:
+        if self.fused or not skip:
             self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
-    def _leave_out(self, norm: Tensor) -> Tensor:
-        """Whether the step is left out, which a fused optimiser is told."""
+    def _skip(self, norm: Tensor) -> Tensor:
+        """Return 1 if the step is to be skipped, else 0; a fused optimiser reads it itself."""
         failed = 1 - norm.isfinite().float()
         self._unread_failures = self._unread_failures + failed
         too_many = self._unread_failures > self.skip_nonfinite - self.skipped
-        left_out = torch.maximum(failed, too_many.float())
+        skip = torch.maximum(failed, too_many.float())
         if self.fused:
-            self.optimizer.found_inf = left_out
-        return left_out
+            self.optimizer.found_inf = skip
+        return skip
 
     def _clip(self) -> Tensor:
-        """Clip the gradients, and return their norm before that."""
+        """Clip the gradients, and return their norm before clipping."""
         self.grad_scaler.unscale_(self.optimizer)
         parameters = [x for group in self.optimizer.param_groups for x in group["params"]]
         return nn.utils.clip_grad_norm_(parameters, **self.clip_grad)
 
     def read_metrics(self) -> None:
-        """Write the metrics not read yet, of any number of iterations, by one copy to the host.
+        """Copy the unread metrics of all iterations to the host at once, and store them.
 
-        All processes take part.
+        All processes have to call it together.
 
         Raises:
             FloatingPointError: if more than `skip_nonfinite` iterations have failed.
@@ -176,7 +180,7 @@ class Trainer(SimpleTrainer):
                 self.storage.put_scalar("grad_norm", float(row[-1]), cur_iter=metrics.iteration)
 
     def _failure(self, names: list[str], row: Tensor) -> str:
-        """What is not finite in any process, all of which ask; "" if the scaler sees to it."""
+        """Return what is not finite in which process; "" for an overflow the scaler handles."""
         rows = comm.all_gather(row)
         wrong = [
             f"{name} is {float(value)}" + (f" in process {rank}" if len(rows) > 1 else "")
@@ -185,7 +189,7 @@ class Trainer(SimpleTrainer):
             if not value.isfinite()
         ]
         if not wrong and not self.grad_scaler.is_enabled():
-            wrong = [f"the norm of the gradients is {float(row[-1])}"]
+            wrong = [f"the gradient norm is {float(row[-1])}"]
         return ", ".join(wrong)
 
     def _count(self, failure: str, iteration: int) -> None:
@@ -193,12 +197,12 @@ class Trainer(SimpleTrainer):
         failure = f"{failure} at iteration={iteration}"
         if self.skipped == self.skip_nonfinite:
             raise FloatingPointError(
-                f"{failure}, and train.skip_nonfinite={self.skip_nonfinite} leaves out no "
-                f"{'more' if self.skipped else 'iteration'}; a lower optimizer.lr may help"
+                f"{failure}, and train.skip_nonfinite={self.skip_nonfinite} allows no "
+                f"{'more' if self.skipped else 'such iteration'}; a lower optimizer.lr may help"
             )
         self.skipped += 1
         logging.getLogger(__name__).warning(
-            "%s: its step is left out, the %d. of at most %d (train.skip_nonfinite)",
+            "%s: its step is skipped, number %d of at most %d (train.skip_nonfinite)",
             failure,
             self.skipped,
             self.skip_nonfinite,
@@ -208,13 +212,13 @@ class Trainer(SimpleTrainer):
         )
 
     def after_train(self) -> None:
-        """After a finished run all hooks end; after a failed one the writers alone.
+        """Run `after_train` of all hooks after a finished run, of the writers after a failed one.
 
-        A failure in the very last iteration looks like the end to Detectron2's hooks: they would
+        To Detectron2's hooks a failure in the last iteration looks like success: they would
         evaluate the model and keep it as the best.
         """
         if self.iter >= self.max_iter:
-            self.iter = self.max_iter  # one more if there was nothing left to train
+            self.iter = self.max_iter  # it is one more if there was nothing left to train
             super().after_train()
             return
         for hook in self._hooks:
@@ -223,49 +227,45 @@ class Trainer(SimpleTrainer):
         self.concurrent_executor.shutdown()
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks, optimiser, loss scale, and the number of failed iterations.
+        """Return iteration, hooks, optimiser, loss scale and number of failed iterations.
 
-        Raises:
-            FloatingPointError: as `run_step`, so that no checkpoint is made of a failed iteration.
+        Read the metrics before: a checkpoint must not hold a failed iteration.
         """
-        # Not by reading the metrics, in which all processes take part: this one is alone here.
-        failed = [x.iteration for x in self._unread if not x.values[-1].isfinite()]
-        if len(failed) > self.skip_nonfinite - self.skipped:
-            raise FloatingPointError(
-                f"a loss or the norm of the gradients is not finite at iteration={failed[-1]}"
-            )
-        return {
-            **super().state_dict(),
-            "grad_scaler": self.grad_scaler.state_dict(),
-            "skipped": self.skipped + len(failed),
-        }
+        scaler = self.grad_scaler.state_dict()
+        return {**super().state_dict(), "grad_scaler": scaler, "skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state of `state_dict`; one without a loss scale leaves the scaler fresh.
-
-        Raises:
-            ValueError: if it is none, or not one of this model and optimiser.
-        """
-        state = {"skipped": 0, **entries(state_dict, "trainer")}  # older checkpoints have none
-        scale = state.get("grad_scaler")
-        whole_number(state, "iteration")
-        check_scaler(scale)
-        optimizer = optimizer_state(self.optimizer, state.get("optimizer"))
-        state["hooks"] = entries(state.get("hooks", {}), "hooks")
-        super().load_state_dict({**state, "optimizer": with_kernels_of(self.optimizer, optimizer)})
-        self.skipped = whole_number(state, "skipped")
-        # A disabled scaler saves nothing, and an enabled one refuses nothing.
-        if scale:
+        """Continue from a state of `state_dict`, with the optimiser kernels of this run."""
+        # torch saves `fused` and `foreach` with the hyper-parameters.
+        groups = state_dict["optimizer"]["param_groups"]
+        groups = [
+            {**old, **{name: new[name] for name in ("fused", "foreach") if name in new}}
+            for old, new in zip(groups, self.optimizer.param_groups, strict=True)
+        ]
+        optimizer = {**state_dict["optimizer"], "param_groups": groups}
+        super().load_state_dict({**state_dict, "optimizer": optimizer})
+        self.skipped = state_dict.get("skipped", 0)  # older checkpoints have none
+        if scale := state_dict.get("grad_scaler"):  # empty from a disabled scaler
             self.grad_scaler.load_state_dict(scale)
 
 
-def with_kernels_of(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """The state of an optimiser, to be stepped by the kernels of this one.
-
-    torch keeps `fused` and `foreach` with the hyper-parameters, and would go on with what a
-    checkpoint was made with.
-    """
-    groups = [{**group} for group in state["param_groups"]]
-    for old, new in zip(groups, optimizer.param_groups):
-        old.update({name: new[name] for name in ("fused", "foreach") if name in new})
-    return {**state, "param_groups": groups}
+@contextmanager
+def naming_batch(batch: Sequence[dict[str, Any]], iteration: int) -> Iterator[None]:
+    """Describe the batch in a MemoryError if it does not fit into memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        # torch has no exception class of its own for a CPU.
+        if not isinstance(error, torch.OutOfMemoryError) and "CPUAllocator" not in str(error):
+            raise
+        text = re.sub(r"^\[enforce fail[^]]*\] .*?(?=DefaultCPUAllocator)", "", str(error))
+        sizes = [tuple(record["image"].shape[-2:]) for record in batch]
+        padded = "x".join(str(max(lengths)) for lengths in zip(*sizes))
+        objects = sum(len(record["instances"]) for record in batch if "instances" in record)
+        raise MemoryError(
+            f"out of memory at iteration={iteration} with {len(batch)} images of "
+            f"{', '.join(f'{h}x{w}' for h, w in sizes)} (height x width), padded to {padded}, with "
+            f"{objects} objects ({' '.join(text.split())[:200]}). Less is needed by a smaller "
+            "dataloader.train.total_batch_size, by smaller images, by train.amp.enabled=true, and "
+            "by model.decoder.layer._target_=samdetr.modeling.RecomputedDecoderLayer"
+        ) from error
