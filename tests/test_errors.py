@@ -8,7 +8,7 @@ from samdetr.checkpoint import CheckpointError
 from samdetr.convert import ConversionError
 from samdetr.data import DataError
 from samdetr.engine import ConfigError
-from samdetr.errors import EXIT_CODE, InputError, SamdetrError, refusing
+from samdetr.errors import EXIT_CODE, InputError, SamdetrError, refusing, sentence
 from samdetr.export import ExportError
 
 OURS = (
@@ -51,3 +51,8 @@ def test_a_fault_of_the_code_keeps_its_traceback(error):
     assert not isinstance(error, SamdetrError)
     with pytest.raises(type(error)), refusing("tool.py"):
         raise error
+
+
+def test_a_name_from_a_file_cannot_steer_the_terminal():
+    text = sentence(ValueError("class '\x1b[2J\u202efdp.exe\x07é字' is unknown"))
+    assert text == r"class '\x1b[2J\u202efdp.exe\x07é字' is unknown"

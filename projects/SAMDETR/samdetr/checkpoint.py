@@ -1,8 +1,7 @@
 """Checkpoints: written whole or not at all, loaded completely or refused, no code run.
 
 A checkpoint is a `.pth` file of Detectron2 with its SHA-256 beside it, for `sha256sum -c`.
-Detectron2's checkpointer fills what fits and warns about the rest; a detector loaded from another
-variant's file then runs and finds nothing. Here a file that does not fit the model is an error.
+Detectron2's checkpointer only warns about a file of another variant, whose detector finds nothing.
 """
 
 from __future__ import annotations
@@ -35,10 +34,6 @@ TRAINING_ONLY = "denoising."  # a model without denoising loads the file of a mo
 # Parameters with a row per class: the classifier, and the label embedding of denoising queries.
 OF_CLASSES = (".classes.", "denoising.labels.")
 HEURISTICS = "matching_heuristics"  # asks Detectron2 to match keys by their suffixes
-FOREIGN = (
-    f" (no key fits: a backbone's own file needs ?{HEURISTICS}=True after its path, one of "
-    "another code base a conversion by tools/convert_checkpoint.py)"
-)
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -89,16 +84,14 @@ def load_file(path: str | Path) -> dict[str, Any]:
     if isinstance(content, dict) and "model" not in content:
         content = {"model": content}
     weights = content["model"] if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(f"{path} holds no weights, alone or under 'model'")
-    for name, value in weights.items():  # in place: torch keeps versions in an attribute
+    wrong = "" if isinstance(weights, dict) and weights else ", alone or under 'model'"
+    for name, value in () if wrong else weights.items():
         if isinstance(value, np.ndarray) and value.dtype != object:
-            weights[name] = torch.from_numpy(value.copy())
+            weights[name] = torch.from_numpy(value.copy())  # in place: the dict has attributes
         elif not isinstance(value, Tensor) or not isinstance(name, str):
-            raise CheckpointError(
-                f"{path} holds no weights, alone or under 'model': {name} is a "
-                f"{type(value).__name__}, expected tensors by name"
-            )
+            wrong = f": {name} is a {type(value).__name__}, expected tensors by name"
+    if wrong:
+        raise CheckpointError(f"{path} holds no weights{wrong}")
     return content
 
 
@@ -156,14 +149,19 @@ class Difference(NamedTuple):
         differing = [f"{key} {shape} instead of {wanted}" for key, shape, wanted in self.shapes]
         parts = ("missing", "not in the model", "of another shape")
         lists = zip((self.missing, self.unexpected, differing), parts)
-        return "; ".join(f"{len(keys)} {part}: {_listed(keys)}" for keys, part in lists if keys)
+        shown = ((x, part, ", ".join(x[:8]) + ", ..." * (len(x) > 8)) for x, part in lists if x)
+        return "; ".join(f"{len(keys)} {part}: {text}" for keys, part, text in shown)
 
     @property
     def classes(self) -> tuple[int, int] | None:
         """Number of classes of the file and of the model, if nothing else differs."""
         numbers = {(shape[0], wanted[0]) for _, shape, wanted in self.shapes}
-        rest = [key for key, x, y in self.shapes if x[1:] != y[1:] or not _of_classes(key)]
-        differs = rest or self.missing or self.unexpected or len(numbers) != 1
+        others = [
+            row
+            for row in self.shapes
+            if row[1][1:] != row[2][1:] or not any(part in row[0] for part in OF_CLASSES)
+        ]
+        differs = others or self.missing or self.unexpected or len(numbers) != 1
         return None if differs else numbers.pop()
 
     @property
@@ -173,36 +171,23 @@ class Difference(NamedTuple):
 
     def of_backbone(self) -> Difference:
         """Return the part about the backbone; a classifier in its file does not matter."""
-        return Difference(
-            self.loaded,
-            [x for x in self.missing if x.startswith(BACKBONE) and not x.startswith(PYRAMID)],
-            [],
-            [row for row in self.shapes if row[0].startswith(BACKBONE)],
-        )
+        missing = [x for x in self.missing if x.startswith(BACKBONE) and not x.startswith(PYRAMID)]
+        shapes = [row for row in self.shapes if row[0].startswith(BACKBONE)]
+        return Difference(self.loaded, missing, [], shapes)
 
     @classmethod
     def of(cls, model_keys: Sequence[str], found: Any) -> Difference:
         """Return the difference that Detectron2 reports, without keys that do not matter."""
         misshapen = {key for key, *_ in found.incorrect_shapes}  # counted as missing, too
+        loaded = [x for x in model_keys if x not in misshapen.union(found.missing_keys)]
         missing = [x for x in found.missing_keys if x not in misshapen]
-        loaded = [x for x in model_keys if x not in misshapen.union(missing)]
         unexpected = [x for x in found.unexpected_keys if not x.startswith(TRAINING_ONLY)]
-        missing, unexpected = (
-            [x for x in keys if not x.endswith(TOLERATED)] for keys in (missing, unexpected)
-        )
-        return cls(loaded, missing, unexpected, found.incorrect_shapes)
-
-
-def _listed(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "")
-
-
-def _of_classes(key: str) -> bool:
-    return any(part in key for part in OF_CLASSES)
+        both = ([x for x in keys if not x.endswith(TOLERATED)] for keys in (missing, unexpected))
+        return cls(loaded, *both, found.incorrect_shapes)
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with atomic saving and strict loading: every key must match."""
+    """Detectron2's checkpointer with atomic saving and strict loading: all keys must match."""
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write model, checkpointables and `kwargs` to `name`.pth and tag it as the last one.
@@ -234,10 +219,7 @@ class Checkpointer(DetectionCheckpointer):
         return sorted(path for path in self.get_all_checkpoint_files() if NUMBERED.search(path))
 
     def newest(self) -> str:
-        """Return the path of the last checkpoint, or of the one before it if that is damaged.
-
-        Returns:
-            "" if the folder has no checkpoint.
+        """Return the path of the last checkpoint that is not damaged; "" if there are none at all.
 
         Raises:
             OSError: if there are checkpoints and all are damaged.
@@ -247,24 +229,20 @@ class Checkpointer(DetectionCheckpointer):
         last = self.get_checkpoint_file()
         others = [x for x in self.numbered() if x < last or not NUMBERED.search(last)]
         for path in [last, *reversed(others)]:
-            damage = damage_of(Path(path))
-            if not damage:
+            if not (damage := damage_of(Path(path))):
                 return path
             self.logger.warning("%s %s: trying the checkpoint before it", path, damage)
         raise OSError(
-            f"{self.save_dir} has no checkpoint that is whole: {last} {damage_of(Path(last))}, "
-            "and there is none before it; without --resume training begins anew"
+            f"{self.save_dir} has no checkpoint that is whole: {last} {damage_of(Path(last))} "
+            "and none is before it; without --resume training begins anew"
         )
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Fill the model, and the checkpointables that the file holds.
+        """Fill the model and checkpointables, and return the rest of the file's content.
 
         Args:
             path: file or URL, with "?matching_heuristics=True" as in Detectron2; "" loads nothing.
             checkpointables: names of those to load; all by default.
-
-        Returns:
-            The rest of the file's content.
 
         Raises:
             CheckpointError: if the file is missing, unreadable or does not fit.
@@ -272,14 +250,12 @@ class Checkpointer(DetectionCheckpointer):
         if not path:
             return {}
         self.logger.info("Loading from %s", path)
-        content = load_file(path.removesuffix(f"?{HEURISTICS}=True"))
-        if path.endswith(f"?{HEURISTICS}=True"):
-            content[HEURISTICS] = True
-        keys = list(self.model.state_dict())
+        file = path.removesuffix(f"?{HEURISTICS}=True")
+        content = load_file(file) | ({HEURISTICS: True} if file != path else {})
         try:
             # Private, but the method that fvcore and Detectron2 share to fill a model.
             found = self._load_model(content)
-            self._judge(Difference.of(keys, found), path)
+            self._judge(Difference.of(list(self.model.state_dict()), found), path)
             for key in self.checkpointables if checkpointables is None else checkpointables:
                 if key in content:
                     self.checkpointables[key].load_state_dict(content.pop(key))
@@ -299,7 +275,10 @@ class Checkpointer(DetectionCheckpointer):
         elif difference.fills_backbone_only and difference != difference.of_backbone():
             reason += " (it is a backbone's file, which training can start from)"
         elif not difference.loaded and not difference.shapes:
-            reason += FOREIGN
+            reason += (
+                f" (no key fits: a backbone's own file needs ?{HEURISTICS}=True after its path, "
+                "one of another code base a conversion by tools/convert_checkpoint.py)"
+            )
         raise CheckpointError(f"{path} does not fit the model: {reason}")
 
 
@@ -315,11 +294,8 @@ class InitialCheckpointer(Checkpointer):
             parts = ", ".join(sorted({key.split(".")[0] for key in difference.missing}))
             self.logger.info("%s fills the backbone; random weights remain in %s", path, parts)
         elif difference.classes:
-            self.logger.info(
-                "%s has %d classes and the model has %d: random weights remain where they differ",
-                path,
-                *difference.classes,
-            )
+            text = "%s has %d classes and the model has %d: its classifier stays random"
+            self.logger.info(text, path, *difference.classes)
         else:
             super()._judge(difference, path)
 
@@ -339,9 +315,8 @@ def damage_of(path: Path) -> str:
     if not path.is_file():
         return "is not a file"
     checksum = checksum_file(path)
-    if not checksum.is_file() or checksum.read_bytes().split()[:1] == [sha256(path).encode()]:
-        return ""
-    return "is damaged (its checksum differs)"
+    matches = not checksum.is_file() or checksum.read_bytes()[:64] == sha256(path).encode()
+    return "" if matches else "is damaged (its checksum differs)"
 
 
 @contextmanager
