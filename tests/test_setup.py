@@ -10,13 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "projects/SAMDETR"
-BUILD = "def get_default_optimizer_params(model, base_lr=None, lr_factor_func=None): ..."
 FITTING = {
     "torch/__init__.py": "__version__ = '2.0'",
     "torchvision/__init__.py": "",
     "detectron2/__init__.py": "__version__ = '0.6'",
-    "detectron2/solver/__init__.py": "",
-    "detectron2/solver/build.py": BUILD,
+    "detectron2/config.py": "",
 }
 
 
@@ -41,46 +39,27 @@ def test_the_package_imports_beside_what_fits(tmp_path):
     assert import_beside(tmp_path, FITTING) == ""
 
 
-@pytest.mark.parametrize(
-    ("absent", "remedy"),
-    [
-        ("torch", "pip install torch torchvision"),
-        ("torchvision", "pip install torch==2.0 torchvision"),
-        ("detectron2", "tools/setup_env.sh"),
-    ],
-)
-def test_a_missing_package_is_named_with_what_to_run(tmp_path, absent, remedy):
+@pytest.mark.parametrize("absent", ["torch", "torchvision", "detectron2"])
+def test_a_missing_package_is_named_with_what_to_run(tmp_path, absent):
     files = {name: text for name, text in FITTING.items() if name.split("/")[0] != absent}
     error = import_beside(tmp_path, files)
-    assert error.startswith(f"ImportError: samdetr needs {absent}") and remedy in error
+    assert error.startswith(f"ImportError: samdetr cannot import {absent} (No module named")
+    assert "tools/setup_env.sh" in error
 
 
 def test_a_torchvision_of_another_torch_is_named(tmp_path):
     broken = "raise RuntimeError('operator torchvision::nms does not exist')"
     error = import_beside(tmp_path, {**FITTING, "torchvision/__init__.py": broken})
-    assert error.startswith("ImportError: torchvision does not fit torch 2.0 (operator ")
-    assert error.endswith("pip install torch==2.0 torchvision`")
+    assert error.startswith("ImportError: samdetr cannot import torchvision (operator ")
+    assert "versions that belong together" in error
 
 
-@pytest.mark.parametrize("code", ["", None])
-def test_something_else_called_detectron2_is_named_with_its_place(tmp_path, code):
+def test_a_folder_called_detectron2_is_not_taken_for_it(tmp_path):
+    """Such as a fresh clone beside the script."""
     files = {name: text for name, text in FITTING.items() if not name.startswith("detectron2")}
     (tmp_path / "detectron2").mkdir()
-    if code is not None:  # else it is a folder with no code, such as a fresh clone
-        files["detectron2/__init__.py"] = code
     error = import_beside(tmp_path, files)
-    assert "is something else" in error and str(tmp_path / "detectron2") in error
-
-
-def test_a_detectron2_without_its_own_requirements_says_which(tmp_path):
-    error = import_beside(tmp_path, {**FITTING, "detectron2/solver/build.py": "import fvcore"})
-    assert error.startswith("ImportError: samdetr needs detectron2") and "'fvcore'" in error
-
-
-def test_an_old_detectron2_is_named(tmp_path):
-    old = BUILD.replace(", lr_factor_func=None", "")
-    error = import_beside(tmp_path, {**FITTING, "detectron2/solver/build.py": old})
-    assert "needs Detectron2 of July 2022 or later" in error
+    assert error.startswith("ImportError: samdetr cannot import detectron2 (No module named")
 
 
 def test_train_net_says_in_one_sentence_that_the_package_is_not_installed():
