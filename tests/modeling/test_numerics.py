@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -113,6 +113,7 @@ def scales_of(variant: str, dtype: torch.dtype) -> list[float]:
 side = st.one_of(st.integers(1, 9), st.integers(1, 96))
 
 
+@settings(max_examples=settings.default.max_examples // 3)  # each is a training step
 @given(st.data())
 def test_any_batch(data):
     variant, dtype = data.draw(st.sampled_from(VARIANTS)), data.draw(st.sampled_from(DTYPES))
@@ -159,19 +160,15 @@ def test_any_references_and_images_without_a_cell(variant, dtype, empty, logits)
     assert_all_finite({name: x.grad for name, x in model.named_parameters()})
 
 
-FRACTIONS = st.sampled_from([0.0, 1.0, 0.5, 1e-9, 1e-5, 1 - 2**-24]) | st.floats(0, 1, width=32)
-BOX = st.lists(FRACTIONS, min_size=4, max_size=4)
-
-
 @pytest.mark.parametrize("gamma", [0.5, -1.0])
 def test_focus_whose_gradient_is_not_finite_is_refused(gamma):
-    with pytest.raises(ValueError, match=f"gamma must be 0 or at least 1, got {gamma}"):
+    with pytest.raises(ValueError, match=f"gamma is {gamma}, must be 0 or at least 1"):
         SetCriterion(None, gamma=gamma)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
 def test_a_mean_over_nothing_is_refused(weight):
-    with pytest.raises(ValueError, match=f"nothing_weight must be more than 0, got {weight}"):
+    with pytest.raises(ValueError, match=f"nothing_weight is {weight}, must be in"):
         SoftmaxCriterion(None, nothing_weight=weight)
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ..criterion import SetCriterion
 from ..decoder import DETRPredictionHead
-from ..layers import between
 from ..matcher import HungarianMatcher
 
 
@@ -79,9 +78,8 @@ class SoftmaxCriterion(SetCriterion):
         nothing_weight: float = 0.1,
     ):
         super().__init__(matcher, class_weight, bbox_weight, giou_weight)
-        if nothing_weight == 0:
-            raise ValueError("nothing_weight is 0, must be more")
-        between(0, 1, nothing_weight=nothing_weight)
+        if not 0 < nothing_weight <= 1:
+            raise ValueError(f"nothing_weight is {nothing_weight}, must be in (0, 1]")
         self.nothing_weight = nothing_weight
 
     def class_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
