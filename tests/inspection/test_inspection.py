@@ -83,7 +83,8 @@ def test_recording_changes_no_prediction_and_leaves_no_hooks():
 def test_layers_are_recorded_in_order_with_their_levels_and_references():
     model, observation = make_observation("sam_detr_pp")
     assert [x.level.size for x in observation.layers] == [(2, 2), (3, 4), (6, 8)]
-    starts = [model.queries(2).reference.sigmoid(), *observation.predictions.boxes[:-1]]
+    pyramid = [x.level for x in observation.layers]
+    starts = [model.queries(pyramid).reference.sigmoid(), *observation.predictions.boxes[:-1]]
     for record, start in zip(observation.layers, starts):
         assert_close(record.boxes, start, atol=1e-5, rtol=1e-4)
 
