@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from copy import copy
 from pathlib import Path
@@ -55,7 +54,7 @@ PARAMETERS = {  # millions in tables 1 and 2
 }
 
 
-def make_original(peer: str, **overrides) -> nn.Module:
+def make_original(peer: str, std: float = 0.2, **overrides) -> nn.Module:
     """The package's model with random weights everywhere."""
     name, _, width = PEERS[peer]
     backbone = transformers.ResNetConfig(
@@ -64,7 +63,7 @@ def make_original(peer: str, **overrides) -> nn.Module:
     settings = dict(num_queries=QUERIES, num_labels=NUM_CLASSES, backbone_config=backbone)
     config = getattr(transformers, f"{name}Config")(**settings, **COMMON, **width, **overrides)
     model = getattr(transformers, f"{name}ForObjectDetection")(config)
-    randomize(model, std=0.2)
+    randomize(model, std)
     randomize_statistics(model.model.backbone)
     return model.eval()
 
@@ -163,9 +162,12 @@ def test_positions_in_all_layers_are_another_cross_attention():
 
 def test_losses_and_gradients_are_those_of_the_package(peer):
     # With it the first two norm what they pass to the next layer, which no release of theirs did.
-    original = make_original(peer, auxiliary_loss=peer == "dab_detr")
+    # Smaller weights than above: gradients of the larger ones are a matter of rounding.
+    torch.manual_seed(0)
+    original = make_original(peer, std=0.1, auxiliary_loss=peer == "dab_detr")
     ours = make_ours(peer).train()
     ours.load_state_dict(PEERS[peer][1](original.state_dict()), strict=True)
+    torch.manual_seed(0)
     batch = make_batch(SIZES, (3, 1))
     losses = ours(batch)
 
@@ -186,7 +188,7 @@ def test_losses_and_gradients_are_those_of_the_package(peer):
     for name, x in ours.named_parameters():
         if not name.startswith("backbone."):  # the package freezes its own ResNet, all of it
             difference = (x.grad - expected[name]).norm()
-            assert difference <= 1e-3 * expected[name].norm() + 1e-4, name
+            assert difference <= 1e-4 * expected[name].norm() + 1e-5, name
 
 
 def as_labels(ours: nn.Module, batch: list[dict]) -> list[dict]:
@@ -233,18 +235,13 @@ def test_saved_model_is_converted_for_the_strict_checkpointer(peer, original, ki
         assert torch.equal(tensor, wanted[name]), name
 
 
-def test_wrong_model_type_missing_weights_and_strangers_are_errors(
-    peer, original, tmp_path, capsys
-):
+def test_missing_and_unknown_weights_are_errors(peer, original, tmp_path, capsys):
     function = PEERS[peer][1]
     with pytest.raises(ValueError, match=r"not a .* of transformers: .* is missing"):
         function({"weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="parts that are not here: model.patterns.weight"):
+    with pytest.raises(ValueError, match="unknown parts: model.patterns.weight"):
         function({**original.state_dict(), "model.patterns.weight": torch.zeros(1)})
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     arguments = [SUBCOMMANDS[peer], str(tmp_path), str(tmp_path / "ours.pth")]
-    assert "holds a model of type 'bert', expected" in complaint(arguments, capsys)
-    original.config.save_pretrained(tmp_path)
     assert "has no model.safetensors or pytorch_model.bin" in complaint(arguments, capsys)
 
 
