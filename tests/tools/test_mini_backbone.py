@@ -7,8 +7,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from samdetr.data import mini_backbone_weights
-from samdetr.data.mini.pretraining import (
+from pretrain_mini_backbone import (
     CROP,
     DigitClassifier,
     PretrainingParameters,
@@ -18,6 +17,7 @@ from samdetr.data.mini.pretraining import (
     pretrain,
     save_backbone,
 )
+from samdetr.data import mini_backbone_weights
 from samdetr.modeling import mini_resnet
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,6 @@ def test_pretraining_is_repeatable():
 
 
 def test_the_script_learns_from_scratch_and_writes_a_file_that_loads(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
     import pretrain_mini_backbone
 
     file = tmp_path / "backbone.pth"
