@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
-from torch import Tensor
 
 from .errors import CheckpointError, MissingCheckpointError
 
@@ -88,7 +87,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
     for name, value in () if wrong else weights.items():
         if isinstance(value, np.ndarray) and value.dtype != object:
             weights[name] = torch.from_numpy(value.copy())  # in place: the dict has attributes
-        elif not isinstance(value, Tensor) or not isinstance(name, str):
+        elif not isinstance(value, torch.Tensor) or not isinstance(name, str):
             wrong = f": {name} is a {type(value).__name__}, expected tensors by name"
     if wrong:
         raise CheckpointError(f"{path} holds no weights{wrong}")
@@ -106,8 +105,8 @@ def _read_pickle(path: str) -> Any:
 
 
 def _read_pycls(path: str) -> Any:
-    weights = _read_torch(path)["model_state"]
-    weights = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    state = _read_torch(path)["model_state"]
+    weights = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     return {"model": weights, "__author__": "pycls", HEURISTICS: True}
 
 
@@ -178,12 +177,13 @@ class Difference(NamedTuple):
     @classmethod
     def of(cls, model_keys: Sequence[str], found: Any) -> Difference:
         """Return the difference that Detectron2 reports, without keys that do not matter."""
-        misshapen = {key for key, *_ in found.incorrect_shapes}  # counted as missing, too
-        loaded = [x for x in model_keys if x not in misshapen.union(found.missing_keys)]
-        missing = [x for x in found.missing_keys if x not in misshapen]
-        unexpected = [x for x in found.unexpected_keys if not x.startswith(TRAINING_ONLY)]
-        both = ([x for x in keys if not x.endswith(TOLERATED)] for keys in (missing, unexpected))
-        return cls(loaded, *both, found.incorrect_shapes)
+        missing, unexpected, shapes = found
+        misshapen = {key for key, *_ in shapes}  # counted as missing, too
+        loaded = [x for x in model_keys if x not in misshapen.union(missing)]
+        missing = [x for x in missing if x not in misshapen and not x.endswith(TOLERATED)]
+        unexpected = [x for x in unexpected if not x.startswith(TRAINING_ONLY)]
+        unexpected = [x for x in unexpected if not x.endswith(TOLERATED)]
+        return cls(loaded, missing, unexpected, shapes)
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -199,7 +199,7 @@ class Checkpointer(DetectionCheckpointer):
             return
         state = {key: part.state_dict() for key, part in self.checkpointables.items()}
         path = Path(self.save_dir, f"{name}.pth")
-        self.logger.info("Saving checkpoint to %s", path)
+        self.logger.info("Saving %s", path)
         with replacing(path) as file:
             torch.save({"model": self.model.state_dict(), **state, **kwargs}, file)
             # A crash before the next file is written leaves a checkpoint without a checksum,
