@@ -171,7 +171,7 @@ def test_a_limit_of_detections_that_is_none_is_refused_at_once(limit):
 
 
 def test_only_so_many_detections_of_an_image_and_a_category_count(tmp_path):
-    records = load_detection_dataset("mini_val")[:60]
+    records = load_detection_dataset("mini_val")[:20]
     found = [detections(x, classes=10, noise=0.5, wrong=60) for x in records]
     best = [most_certain(x, 4) for x in found]
     options = {"dataset_name": "mini_val", "output_dir": str(tmp_path)}
