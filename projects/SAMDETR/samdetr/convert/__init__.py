@@ -28,27 +28,3 @@ from .official import (
 )
 from .rules import ConversionError, rename
 from .sources import describe, recognise
-
-__all__ = [
-    "DETR",
-    "OFFICIAL",
-    "ConversionError",
-    "coco80",
-    "coco91",
-    "coco_class_rows",
-    "describe",
-    "detr_to_baseline",
-    "detr_to_samdetr",
-    "detr_to_softmax",
-    "half_precision",
-    "hf_conditional_to_samdetr",
-    "hf_dab_to_samdetr",
-    "hf_deformable_to_samdetr",
-    "hf_detr_to_samdetr",
-    "official_to_samdetr",
-    "recognise",
-    "rename",
-    "samdetr_to_official",
-    "save_model",
-    "torchvision_to_detectron2",
-]

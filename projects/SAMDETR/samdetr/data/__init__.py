@@ -11,26 +11,6 @@ from .mini.dataset import cache_folder, mini_folder, write_mini
 from .mini.digits import SceneParameters
 from .own import CocoFiles, VocFolder, load_own_dataset
 
-__all__ = [
-    "CocoFiles",
-    "DataError",
-    "DetectionMapper",
-    "ImageError",
-    "ResizeShortestEdge",
-    "SceneParameters",
-    "VocFolder",
-    "build_train_loader",
-    "cache_folder",
-    "convert_image",
-    "example_image",
-    "load_detection_dataset",
-    "load_own_dataset",
-    "mini_backbone_weights",
-    "mini_folder",
-    "read_image",
-    "write_mini",
-]
-
 
 def example_image() -> str:
     """Return the path of an example image, 000013.jpg of `mini_val`."""

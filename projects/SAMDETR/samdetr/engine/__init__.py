@@ -7,22 +7,3 @@ from .launch import start
 from .optimizer import BackboneFactor, build_optimizer
 from .train import build_model, compile_parts, evaluate, main, train
 from .trainer import Trainer
-
-__all__ = [
-    "BackboneFactor",
-    "ConfigError",
-    "Trainer",
-    "TrainingError",
-    "add_trust_option",
-    "argument_parser",
-    "build_model",
-    "build_optimizer",
-    "compile_parts",
-    "configure",
-    "evaluate",
-    "killed_process",
-    "load_config",
-    "main",
-    "start",
-    "train",
-]

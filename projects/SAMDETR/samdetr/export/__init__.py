@@ -5,22 +5,3 @@ from .agreement import PIXEL_TOLERANCE, SCORE_TOLERANCE, Difference
 from .exporter import MIN_SIZE, Check, Settings, export_config, export_model
 from .formats import DESCRIPTION, FORMATS, OPSET
 from .graph import INPUTS, OUTPUTS, DetectionGraph
-
-__all__ = [
-    "DESCRIPTION",
-    "FORMATS",
-    "INPUTS",
-    "MIN_SIZE",
-    "OPSET",
-    "OUTPUTS",
-    "PIXEL_TOLERANCE",
-    "SCORE_TOLERANCE",
-    "Check",
-    "DetectionGraph",
-    "Difference",
-    "DisagreementError",
-    "ExportError",
-    "Settings",
-    "export_config",
-    "export_model",
-]

@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from ..errors import ExportError
-from .graph import DetectionGraph
-from .traceable import traceable_kernels
+from .graph import DetectionGraph, traceable_kernels
 
 DESCRIPTION = "samdetr.json"
 OPSET = 18  # of ONNX

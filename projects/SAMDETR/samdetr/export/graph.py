@@ -10,18 +10,22 @@ Units:  boxes are corners (x0, y0, x1, y1), fractions of the unpadded image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..modeling import SAMDETR
+from ..modeling import SAMDETR, NoDenoising
+from ..modeling.backbone import FoldedConv2d, scaled
+from ..modeling.ops import backends
 from ..modeling.ops.boxes import corners
 from ..modeling.postprocessing import best
 from .agreement import Difference, Pairs, match
-from .traceable import traceable
 
 
 class PixelInputs(nn.Module):
@@ -182,3 +186,39 @@ def detect(model: SAMDETR, images: Tensor, padding: Tensor) -> tuple[Tensor, Ten
     """Return (B, N, 4) boxes and (B, N, K) scores; arguments as for `SAMDETR.predict`."""
     predictions, _ = model.predict(images, padding)
     return corners(predictions.boxes[-1]), model.decoder.scores(predictions.logits[-1])
+
+
+@torch.no_grad()
+def fold(conv: FoldedConv2d) -> Conv2d:
+    """Fold the frozen norm of a convolution into its weights."""
+    scale, bias = conv.scale_and_bias()
+    plain = Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        activation=conv.activation,
+        device=conv.weight.device,
+    )
+    plain.weight.copy_(scaled(conv.weight, scale))
+    plain.bias.copy_(bias)
+    return plain
+
+
+def traceable(model: SAMDETR) -> SAMDETR:
+    """Copy a detector with traceable modules and without the modules used in training."""
+    copy = deepcopy(model)
+    copy.denoising, copy.criterion = NoDenoising(), nn.Identity()
+    for parent in list(copy.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is FoldedConv2d:
+                setattr(parent, name, fold(child))
+    return copy.eval().requires_grad_(False)
+
+
+def traceable_kernels() -> AbstractContextManager[None]:
+    """Attention, sampling and RoIAlign by operators that every runtime has."""
+    return backends(attend="plain", deformable="grid", roi_align="products")

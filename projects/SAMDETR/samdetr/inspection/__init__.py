@@ -21,31 +21,3 @@ from .recording import (
     recording,
 )
 from .views import ImageView, LayerView, MapView, QueryView, best_queries, same_object, view_query
-
-__all__ = [
-    "Contestant",
-    "ImageView",
-    "LayerRecord",
-    "LayerView",
-    "MapView",
-    "Observation",
-    "QueryView",
-    "attention_weights",
-    "best_queries",
-    "check_attention",
-    "check_queries",
-    "draw_heads",
-    "draw_images",
-    "draw_layers",
-    "gaussian_sharpness",
-    "held_out",
-    "image_records",
-    "inspect",
-    "load_contestants",
-    "observe",
-    "recording",
-    "same_object",
-    "save_figure",
-    "view_query",
-    "write_page",
-]
