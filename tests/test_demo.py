@@ -119,17 +119,6 @@ def test_broken_images_of_a_folder_are_skipped_and_listed_at_the_end(tmp_path, c
     assert sorted(x["category_id"] for x in found[:3]) == [1, 2, 4]  # the digits 0, 1 and 3
 
 
-def test_results_so_far_are_kept_when_a_drawing_cannot_be_written(tmp_path, capsys):
-    folder = pictures(tmp_path / "in", "a.png", "b.webp")
-    output = tmp_path / "out"
-    (output / "b.webp.png").mkdir(parents=True)
-    (output / "b.webp.png").rmdir()
-    (output / "b.webp.png").symlink_to("/dev/full")
-    code = main("--input", folder, "--output", output, "--json", tmp_path / "r.json")
-    assert code == 2 and "No space left on device" in capsys.readouterr().err.splitlines()[-1]
-    assert {x["image_id"] for x in json.loads((tmp_path / "r.json").read_text())} == {1, 2}
-
-
 def test_a_video_becomes_a_video_with_boxes_and_numbered_frames(tmp_path):
     clip = make_video(tmp_path / "clip.mp4")
     folder = pictures(tmp_path / "in", "a.png")

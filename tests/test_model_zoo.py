@@ -8,7 +8,6 @@ import pytest
 import torch
 from detectron2.config import LazyConfig
 
-import samdetr
 from samdetr import model_zoo
 from samdetr.engine import ConfigError, load_config
 
@@ -31,14 +30,6 @@ def text(cfg, folder):
     return (folder / "config.yaml").read_text()
 
 
-def test_names_are_the_files_of_the_checkout_without_their_parts():
-    files = (x.relative_to(CONFIGS).with_suffix("").as_posix() for x in CONFIGS.rglob("*.py"))
-    assert model_zoo.list() == sorted(x for x in files if not x.startswith("common/"))
-    found = model_zoo.list("coco/*_dn_*")
-    assert "coco/sam_detr_pp_r50_smca_dn_12ep" in found
-    assert found == [x for x in model_zoo.list() if x.startswith("coco/") and "_dn_" in x]
-
-
 def test_a_config_is_that_of_its_file_by_name_or_path(tmp_path):
     file = CONFIGS / f"{MINI}.py"
     expected = text(load_config(str(file)), tmp_path)
@@ -58,21 +49,10 @@ def test_an_unknown_name_is_an_error_with_the_nearest(name, nearest):
             function(name)
 
 
-def test_common_parts_are_no_configs():
-    with pytest.raises(model_zoo.UnknownConfigError):
-        model_zoo.get_config("common/train")
-
-
 def test_a_package_without_configs_says_where_they_should_be(tmp_path, monkeypatch):
     monkeypatch.setattr(model_zoo, "FOLDERS", (tmp_path / "a", tmp_path / "b"))
     with pytest.raises(FileNotFoundError, match="neither in .*a nor in .*b"):
         model_zoo.list()
-
-
-def test_every_trained_model_in_the_package_belongs_to_a_config():
-    trained = {x.stem for x in model_zoo.WEIGHTS.glob("*.pth")} - {"mini_backbone"}
-    found = [model_zoo.get_checkpoint(x) for x in model_zoo.list()]
-    assert trained and {Path(x).stem for x in found if x} == trained
 
 
 def test_a_model_has_the_weights_of_the_package_of_a_file_or_random_ones(tmp_path):
@@ -113,13 +93,6 @@ def test_a_row_has_parameters_categories_and_the_origin_of_the_weights(
     assert row.licence.startswith("CC BY-SA 3.0")
 
 
-def test_a_row_of_a_trained_model_points_to_its_file():
-    row = model_zoo.row(MINI)
-    assert row.checkpoint == str(model_zoo.WEIGHTS / "mini_sam_detr_smca.pth")
-    assert row.classes == tuple("0123456789")
-    assert row.licence.startswith("Apache-2.0") and "NOTICE" in row.licence
-
-
 def test_a_model_that_needs_a_file_to_be_built_has_a_row_without_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     row = model_zoo.row("voc/sam_detr_pp_r50_smca_coco_boxes_50ep")
@@ -145,10 +118,3 @@ def test_the_command_lists_names_and_refuses_a_pattern_without_any(capsys):
     with pytest.raises(SystemExit) as stop:
         model_zoo.main(["nothing"])
     assert stop.value.code == 2 and "no config matches 'nothing'" in capsys.readouterr().err
-
-
-def test_zoo_and_predictor_are_attributes_of_the_package():
-    assert samdetr.model_zoo is model_zoo
-    assert samdetr.Predictor.__module__ == "samdetr.predictor"
-    with pytest.raises(AttributeError, match="module 'samdetr' has no attribute 'predictr'"):
-        _ = samdetr.predictr

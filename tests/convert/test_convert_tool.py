@@ -13,14 +13,12 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
-from safetensors import safe_open
 from torch import nn
-from torchvision.models import resnet18, resnet34, resnet50
+from torchvision.models import resnet18
 
 import convert_checkpoint
 from conftest import make_model
 from conversion import assert_same, small_official
-from original_detr import make_original
 from samdetr import convert, model_zoo
 from samdetr.checkpoint import Checkpointer, load_file
 from samdetr.convert import ConversionError, describe, recognise, save_model
@@ -124,14 +122,6 @@ def test_a_stock_checkpointer_reads_a_zoo_file_where_this_package_cannot_be_impo
     assert all(type(x) is np.ndarray for x in content["model"].values())
 
 
-def test_safetensors_have_author_and_description(tmp_path):
-    path = tmp_path / "file.safetensors"
-    save_model(make_weights(), path, author="me", description="SAM-DETR")
-    with safe_open(path, framework="pt") as file:
-        found = file.metadata()
-    assert found == {"format": "pt", "__author__": "me", "description": "SAM-DETR"}
-
-
 def test_a_failure_on_the_way_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -221,13 +211,6 @@ def test_models_are_described_by_their_weights_alone(name):
     assert recognise(state) == "ours"
 
 
-@pytest.mark.parametrize(("make", "name"), [(resnet34, "ResNet-34"), (resnet50, "ResNet-50")])
-def test_the_depth_of_a_backbone_is_told(make, name):
-    with torch.device("meta"):
-        state = convert.torchvision_to_detectron2(make().state_dict())
-    assert describe(state) == f"a backbone ({name})"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "name", "dim", "what"),
@@ -256,37 +239,6 @@ def test_models_of_transformers_are_recognised_under_old_and_new_names(
     printed = run("detect", tmp_path)
     assert printed.startswith(f"{source}: {SOURCES[source].what}; {what} (width 32, ")
     assert "encoder 1, decoder 2, queries 5" in printed
-
-
-def test_another_kind_than_requested_is_named_with_its_converter(example, tmp_path, complain):
-    path, *_, model = example
-    torch.save(make_original().state_dict(), tmp_path / "detr.pth")
-    save_model(model.state_dict(), tmp_path / "ours.pth")
-    for source, file, found in (
-        ("official", tmp_path / "detr.pth", "detr"),
-        ("detr", path, "official"),
-        ("half", path, "official"),
-        ("official", tmp_path / "ours.pth", "ours"),
-        ("to-official", path, "official"),
-    ):
-        complaint = complain(source, file, tmp_path / "out.pth")
-        assert f"{file}: it is {SOURCES[found].what}, not " in complaint
-        assert f"{found!r} converts it" in complaint
-    assert not (tmp_path / "out.pth").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("transformer.decoder.layers.0.cross_attn.sampling_offsets.weight", "a Deformable DETR of"),
-        ("transformer.decoder.layers.0.ca_qcontent_proj.weight", "a Conditional DETR of its"),
-        ("model.pos_trans.weight", "a two-stage Deformable DETR of transformers"),
-        ("classifier.weight", "of no known kind; its weights are classifier.weight"),
-    ],
-)
-def test_unsupported_weights_are_named_as_far_as_they_are_known(name, words, tmp_path, complain):
-    torch.save({name: torch.zeros(1)}, tmp_path / "file.pth")
-    assert f"it is {words}" in complain("detect", tmp_path / "file.pth")
 
 
 @pytest.mark.slow

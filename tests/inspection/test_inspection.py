@@ -9,11 +9,8 @@ from torch.testing import assert_close
 
 from conftest import make_batch, make_predictions
 from inspection_makers import SIZES, make_mini, make_observation
-from samdetr.errors import InputError
 from samdetr.inspection import (
     attention_weights,
-    best_queries,
-    check_attention,
     gaussian_sharpness,
     observe,
     same_object,
@@ -24,7 +21,6 @@ from samdetr.inspection.views import keypoints_of_head
 from samdetr.modeling import ConcatenatedCrossAttention, DETRCrossAttention, PaddingPrior
 from samdetr.modeling.attention import merge_heads, split_heads
 from samdetr.modeling.ops.boxes import corners
-from toy import ToyModel
 
 VARIANTS = (
     "sam_detr",
@@ -64,20 +60,6 @@ def test_weights_times_values_are_the_output_of_the_cross_attention(variant):
         assert not weights.masked_select(record.level.padding[:, None, None]).any()
         assert_close(weights.sum(-1), torch.ones(2, 8, 30))
         assert weights.std(2).amax() > 1e-3  # queries differ: the comparison means something
-
-
-@torch.no_grad()
-def test_recording_changes_no_prediction_and_leaves_no_hooks():
-    model = make_mini("sam_detr_smca")
-    batch = make_batch(SIZES)
-    images, padding = model.batch(batch)
-    expected, _ = model.predict(images.tensor, padding)
-
-    found = observe(model, batch).predictions
-
-    for ours, theirs in zip(found, expected):
-        assert_close(ours, theirs, atol=0, rtol=0)
-    assert not any(x._forward_hooks for x in model.modules())
 
 
 def test_layers_are_recorded_in_order_with_their_levels_and_references():
@@ -160,16 +142,6 @@ def test_a_view_of_the_original_detr_has_no_reference_and_no_keypoints():
         assert [x.sharpness for x in layer.maps] == [None] * 9
 
 
-def test_the_best_queries_have_the_highest_scores_of_any_class():
-    model, predictions = make_mini("sam_detr"), make_predictions()
-    predictions.logits[-1, 0] = -5.0
-    for query, label, logit in ((4, 1, 3.0), (0, 2, 2.0), (5, 1, 1.0)):
-        predictions.logits[-1, 0, query, label] = logit
-    observation = Observation([], predictions)
-    assert best_queries(model, observation, 3) == [4, 0, 5]
-    assert len(best_queries(model, observation, 100)) == 6
-
-
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [
@@ -190,18 +162,3 @@ def test_the_same_object_is_the_best_detection_of_those_that_overlap(scores, exp
     predictions.logits[-1, 0] = torch.tensor(scores)[:, None]
     box = corners(predictions.boxes[-1, 0, 0])
     assert same_object(model, Observation([], predictions), box) == expected
-
-
-def test_where_nothing_overlaps_by_half_the_nearest_is_the_same_object():
-    model, predictions = make_mini("sam_detr"), make_predictions(num_queries=2)
-    predictions.boxes[-1, 0] = torch.tensor([[0.7, 0.5, 0.2, 0.2], [0.61, 0.5, 0.2, 0.2]])
-    predictions.logits[-1, 0] = torch.tensor([9.0, -9.0])[:, None]
-    box = corners(torch.tensor([0.5, 0.5, 0.2, 0.2]))
-    assert same_object(model, Observation([], predictions), box) == 1
-
-
-def test_a_model_without_attention_maps_is_refused():
-    with pytest.raises(InputError, match="DeformableCrossAttention samples a few points"):
-        check_attention(make_mini("deformable_detr"))
-    with pytest.raises(InputError, match="the model is a ToyModel"):
-        check_attention(ToyModel())

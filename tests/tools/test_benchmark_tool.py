@@ -1,19 +1,16 @@
 """tools/benchmark.py from its command line: every mode, its JSON, and what it refuses."""
 
 import json
-import re
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "configs/mini/sam_detr_smca.py"
 DETR = ROOT / "configs/mini/detr.py"
-TOY = ROOT / "tests/toy_config.py"
 SMALL = ["--size", "32x48", "--repeat", "2", "--warmup", "0"]
 
 
@@ -87,49 +84,3 @@ def test_loading_counts_images_of_made_up_photographs(main, tmp_path):
     check_schema(figures, ["mini/sam_detr_smca"])
     (result,) = figures["results"]
     assert result["images_per_second"] * result["median"] == pytest.approx(6)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config-file", "nowhere.py"], "'nowhere.py' is not a file"),
-        (["--config-file", str(TOY), "--against", "nowhere:f"], "nowhere:f.*MODULE:FUNCTION"),
-        (["--config-file", str(TOY), "--against", "json:f"], "json:f.*MODULE:FUNCTION"),
-        (["--config-file", str(TOY), "--against", "json"], "'json'.*MODULE:FUNCTION"),
-        (["--config-file", str(TOY), "--size", "31x64"], "size is 31x64, must be at least 32x32"),
-        (["--config-file", str(TOY), "--compile", "neck"], "no such part, but backbone, norm"),
-        (["--config-file", str(TOY), str(TOY)], "different names.*tests/toy_config"),
-        (["--config-file", str(TOY), "--scale", "boxes"], "needs --mode step"),
-        (["--config-file", str(TOY), "--mode", "loading", "--workers", "1"], "has no num_workers"),
-        (["--config-file", str(TOY), "model.dmi=1"], "nearest is 'model.dim'"),
-    ],
-)
-def test_what_cannot_be_measured_is_one_line(main, arguments, message, capsys):
-    with pytest.raises(SystemExit):
-        main(arguments)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert re.search(message, line)
-
-
-def test_a_gpu_that_is_not_there_is_an_error(main, monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit):
-        main(["--config-file", str(TOY), "--device", "cuda"])
-    assert "torch finds no GPU" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--size", "800"], "'800' must be HEIGHTxWIDTH"),
-        (["--size", "800x1066x3"], "'800x1066x3' must be HEIGHTxWIDTH"),
-        (["--repeat", "0"], "'0' must be an integer, 1 or more"),
-        (["--mode", "loading", "--memory"], "--memory does not go with --mode loading"),
-        (["--scale", "size", "--profile"], "--profile does not go with --scale"),
-        (["--scale", "colour"], "invalid choice: 'colour'"),
-    ],
-)
-def test_options_that_make_no_sense_are_told(main, capsys, arguments, message):
-    with pytest.raises(SystemExit):
-        main(["--config-file", str(TOY), *arguments])
-    assert message in capsys.readouterr().err

@@ -8,7 +8,6 @@ import plot_convergence
 from convergence import report, study
 from convergence.curves import published_curves
 from convergence.results import StudyError, add_run, load_results
-from convergence.variants import VARIANTS
 
 
 def test_report_makes_page_and_plots_from_the_results_alone(tmp_path, monkeypatch):
@@ -42,46 +41,7 @@ def test_logs_are_drawn_beside_published_curves(tmp_path, monkeypatch):
     assert found["r50_e12 (published)"] == [*zip(published.steps, published.ap)]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ([], "nothing to draw"),
-        (["--logs", "a", "--labels", "x", "y"], "2 --labels for 1 --logs"),
-        (["--logs", "metrics.json", "--published", "r50_e12"], "--iterations-per-epoch makes"),
-    ],
-)
-def test_a_plot_that_cannot_be_made_is_refused(tmp_path, monkeypatch, capsys, arguments, reason):
-    monkeypatch.chdir(tmp_path)
-    write_lines(tmp_path / "metrics.json", [{"iteration": 0, "bbox/AP": 1.0}])
-    with pytest.raises(SystemExit) as stopped:
-        plot_convergence.main(["out.png", *arguments])
-    assert stopped.value.code == 2
-    assert reason in capsys.readouterr().err
-    assert not (tmp_path / "out.png").exists()
-
-
 # The tool
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--all", "--seed", "1"], "--seed goes with --run"),
-        (["--report", "--results", "nowhere.json"], "nowhere.json is not there"),
-    ],
-)
-def test_options_of_the_study_are_checked(arguments, reason, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        convergence_study.main(arguments)
-    assert stopped.value.code == 2
-    assert reason in capsys.readouterr().err
-
-
-def test_every_variant_is_trained_once_before_any_is_again():
-    trainings = convergence_study.chosen(None, None)
-    assert [x.name for x in trainings[: len(VARIANTS)]] == [x.name for x in VARIANTS]
-    assert len(trainings) == len(set(trainings)) == sum(x.seeds for x in VARIANTS)
-    assert convergence_study.chosen(["detr"], [5, 7]) == [("detr", 5), ("detr", 7)]
 
 
 def test_a_training_that_fails_is_reported_after_the_others(tmp_path, monkeypatch):
