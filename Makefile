@@ -3,6 +3,7 @@
 # make test-fast   without the slow ones, within 3 minutes of 2 cores
 # make coverage    all tests, and which lines and branches of the package they never reach
 # make lint   checks form and types
+# make weight   lines and files of the package by folder, and lines of the tests
 # make env    makes the environment alone; tools/setup_env.sh tells what PYTHON=, TORCH= and
 #             DETECTRON2= choose
 # make clean  removes what the tools left, but not the environment and no output
@@ -18,7 +19,7 @@ pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 ready := $(VENV)/ready
 chosen := $(strip $(PYTHON) $(TORCH) $(DETECTRON2))
 
-.PHONY: demo test test-fast coverage lint env clean FORCE
+.PHONY: demo test test-fast coverage lint weight env clean FORCE
 
 demo: env
 	$(python) train_net.py --config-file configs/mini/sam_detr_smca.py train.output_dir=$(OUTPUT)
@@ -37,6 +38,9 @@ lint: env
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
+
+weight:
+	@python3 tools/weight.py
 
 env: $(ready)
 

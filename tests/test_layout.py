@@ -1,12 +1,15 @@
-"""The budgets of form: small files and functions, no branch in the layer, short configs."""
+"""Limits of the code's layout: size of folders, files, functions and configs, and dependencies."""
 
 import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from weight import PACKAGE, weigh
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("projects", "configs", "tools", "tests")
@@ -17,6 +20,7 @@ VARIANTS = sorted(
     for x in (ROOT / "configs" / y).rglob("*.py")
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+FORBIDDEN = re.compile(r"unittest\.mock|patch\.object|mallopt|\b_Unpickler")
 
 
 def parse(file):
@@ -35,12 +39,42 @@ def is_docstring(node):
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-@pytest.mark.parametrize("name", names(SOURCES))
-def test_files_and_functions_are_small(name):
-    text = (ROOT / name).read_text()
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, FUNCTIONS)]
-    assert text.count("\n") <= 350
-    assert [node.name for node in functions if length(node) > 60] == []
+@pytest.mark.parametrize(
+    ("folder", "nested", "limit"),
+    [
+        (".", True, 17_500),
+        ("engine", True, 2_000),
+        ("data", True, 2_300),
+        ("modeling", False, 4_200),
+        ("modeling/ops", True, 1_400),
+    ],
+)
+def test_folders_stay_within_their_limits(folder, nested, limit):
+    assert 0 < weigh(PACKAGE / folder, nested)[0] <= limit
+
+
+def test_files_and_functions_are_small():
+    for file in SOURCES:
+        limit = 250 if file.parent == PACKAGE / "modeling/detrs" else 350
+        assert file.read_text().count("\n") <= limit, file
+        functions = [node for node in ast.walk(parse(file)) if isinstance(node, FUNCTIONS)]
+        assert [node.name for node in functions if length(node) > 60] == [], file
+
+
+def test_the_package_patches_nothing():
+    files = PACKAGE.rglob("*.py")
+    assert [x.name for x in files if FORBIDDEN.search(x.read_text(encoding="utf-8"))] == []
+
+
+def test_the_model_does_not_import_conversion():
+    for file in (PACKAGE / "modeling").rglob("*.py"):
+        imports = [x for x in ast.walk(parse(file)) if isinstance(x, ast.Import | ast.ImportFrom)]
+        assert [ast.unparse(x) for x in imports if "convert" in ast.unparse(x).split()[1]] == []
+
+
+def test_names_of_modules_are_unique():
+    counts = Counter(x.name for x in PACKAGE.rglob("*.py") if x.name != "__init__.py")
+    assert [name for name, count in counts.items() if count > 1] == []
 
 
 def test_the_decoder_layer_does_not_branch():

@@ -1,16 +1,9 @@
 """Weights of other implementations under our names, and ours under the official ones.
 
-`rules` renames by tables, `official`, `detr` and `hf` have the tables of one code base each,
-`sources` recognises a model by its weights, and `files` writes the formats.
+`rules` renames by tables; `official`, `original_detr` and `hf` have the tables of one code base
+each; `sources` recognises a model by its weights; `files` writes the formats.
 """
 
-from .detr import (
-    DETR,
-    detr_to_baseline,
-    detr_to_samdetr,
-    detr_to_softmax,
-    torchvision_to_detectron2,
-)
 from .files import half_precision, save_model
 from .hf import (
     hf_conditional_to_samdetr,
@@ -25,6 +18,13 @@ from .official import (
     coco_class_rows,
     official_to_samdetr,
     samdetr_to_official,
+)
+from .original_detr import (
+    DETR,
+    detr_to_baseline,
+    detr_to_samdetr,
+    detr_to_softmax,
+    torchvision_to_detectron2,
 )
 from .rules import ConversionError, rename
 from .sources import describe, recognise

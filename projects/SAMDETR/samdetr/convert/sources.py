@@ -9,8 +9,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from . import hf
-from .detr import detr_to_baseline, detr_to_softmax, torchvision_to_detectron2
 from .official import official_to_samdetr
+from .original_detr import detr_to_baseline, detr_to_softmax, torchvision_to_detectron2
 from .rules import ConversionError, StateDict, listed
 
 Convert = Callable[[Mapping[str, Tensor]], StateDict]
