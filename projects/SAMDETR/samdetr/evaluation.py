@@ -29,7 +29,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 from detectron2.evaluation import PascalVOCDetectionEvaluator as Detectron2VOCEvaluator
 
-from .data.formats import Record, read_coco, voc_records
+from .data.readers import Record, read_coco, voc_records
 from .errors import ConfigError, DataError
 
 

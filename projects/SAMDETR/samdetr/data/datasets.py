@@ -30,7 +30,7 @@ from detectron2.structures import BoxMode
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import DataError
-from .formats import Record, coco_records, four_numbers, lvis_records, voc_records
+from .readers import Record, coco_records, four_numbers, lvis_records, voc_records
 
 LEAST_SIDE = 0.01
 """Visible width and height below which a box is dropped: rounding may leave nothing of it."""
@@ -81,7 +81,7 @@ def read_records(name: str) -> list[Record]:
     """Read a registered data set, each image with an `image_id` and a list of annotations.
 
     Data sets that were registered with Detectron2's functions for COCO, LVIS and Pascal VOC are
-    read by `samdetr.data.formats`, others by the function that they were registered with.
+    read by `samdetr.data.readers`, others by the function that they were registered with.
 
     Raises:
         DataError: if the data set is not registered, cannot be read or has no images.

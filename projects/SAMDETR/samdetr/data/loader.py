@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import DataError, ImageError
 from ..randomness import seeded
-from .formats import Record
+from .readers import Record
 
 Place = tuple[int, int]
 """Position of an image in the endless order, and its index in the data set."""

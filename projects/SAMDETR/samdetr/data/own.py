@@ -15,7 +15,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from ..errors import DataError
 from .datasets import load_detection_dataset
-from .formats import Record, read_coco, read_voc, voc_records
+from .readers import Record, read_coco, read_voc, voc_records
 
 
 @dataclass(frozen=True)
