@@ -90,11 +90,6 @@ def pad_level(level: FeatureLevel, rows: int, columns: int) -> FeatureLevel:
     return FeatureLevel(*map(pasted, level[:3], bigger[:3]), bigger.size)
 
 
-def crop_tokens(tokens: Tensor, size: tuple[int, int], cropped: tuple[int, int]) -> Tensor:
-    """Tokens of the upper left part of a map."""
-    return tokens.unflatten(1, size)[:, : cropped[0], : cropped[1]].flatten(1, 2)
-
-
 def make_boxes(batch: int = 2, num_queries: int = 5) -> Tensor:
     """Boxes as references give them, some of them reaching out of the image."""
     return torch.randn(batch, num_queries, 4).sigmoid()

@@ -54,14 +54,3 @@ def test_the_test_of_the_page_passes(folder):
     assert len(tests) == 1
     for test in tests:
         test()
-
-
-def test_every_key_of_the_page_is_one_of_the_model(folder):
-    cfg = load_config(str(ROOT / "configs/coco/sam_detr_r50_smca_12ep.py"))
-    keys = re.findall(r"`(model(?:\.\w+)+)`", PAGE)
-    assert len(keys) > 12
-    for key in keys:
-        node = cfg
-        for name in key.split("."):
-            node = node[name]
-        assert "_target_" in node, key

@@ -7,11 +7,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import oracles
-from conftest import assert_gradients_reach_all, make_boxes, make_level, randomize
+from conftest import make_boxes, make_level, randomize
 from samdetr.modeling import (
     AverageResampler,
     Gate,
-    GatherPooler,
     ImageKeypointResampler,
     KeypointResampler,
     MaxResampler,
@@ -19,7 +18,6 @@ from samdetr.modeling import (
     OpenGate,
     RoIAlignPooler,
     SemanticsAligner,
-    SeparablePooler,
 )
 from samdetr.modeling.ops.roi_align import Regions
 from samdetr.modeling.position import sine_embedding
@@ -38,13 +36,6 @@ def make_aligner(pooler=RoIAlignPooler, resampler=KeypointResampler):
 def make_inputs():
     x, position = torch.randn(2, 2, 5, DIM)
     return x, position, make_boxes(), make_level(dim=DIM)
-
-
-def test_a_gate_of_zero_weights_halves_every_channel():
-    gate, features, x = Gate(DIM, POINTS), torch.randn(2, 5, POINTS, DIM), torch.randn(2, 5, DIM)
-    for parameter in gate.parameters():
-        nn.init.zeros_(parameter)
-    assert_close(gate(features, x), 0.5 * features)
 
 
 def test_a_gate_weights_every_channel_of_every_keypoint_by_the_query():
@@ -89,18 +80,6 @@ def test_boxes_get_their_gradient_through_the_points_alone():
         assert grad is None or not grad.any()
 
 
-@pytest.mark.parametrize("resampler", [*RESAMPLERS, None])
-def test_queries_and_images_are_aligned_one_by_one(resampler):
-    aligner = make_aligner(resampler=resampler) if resampler else NoAligner()
-    x, position, boxes, level = make_inputs()
-    order = torch.randperm(5)
-    whole = aligner(x, position, boxes, level)
-    level = level._replace(tokens=level.tokens.flip(0), padding=level.padding.flip(0))
-    permuted = aligner(*(y.flip(0)[:, order] for y in (x, position, boxes)), level)
-    for before, after in zip(whole, permuted, strict=True):
-        assert_close(after, before.flip(0)[:, order], atol=1e-5, rtol=1e-5)
-
-
 def test_without_aligner_queries_pass_as_they_are_at_the_centre_of_their_box():
     x, position, boxes, level = make_inputs()
     aligned = NoAligner()(x, position, boxes, level)
@@ -110,37 +89,7 @@ def test_without_aligner_queries_pass_as_they_are_at_the_centre_of_their_box():
     assert torch.equal(aligned.descriptor, x)
 
 
-@pytest.mark.parametrize("resampler", RESAMPLERS)
-def test_gradients_reach_every_parameter_and_the_features(resampler):
-    aligner, (x, position, boxes, level) = make_aligner(resampler=resampler), make_inputs()
-    level.tokens.requires_grad_()
-    aligned = aligner(x, position, boxes, level)
-    sum(part.sin().sum() for part in aligned).backward()
-    assert_gradients_reach_all(aligner)
-    assert level.tokens.grad.any()
-
-
-@pytest.mark.parametrize("pooler", [SeparablePooler, GatherPooler])
-@pytest.mark.parametrize("resampler", RESAMPLERS)
-def test_every_pooler_gives_the_queries_of_the_operator_and_the_same_gradients(pooler, resampler):
-    x, position, boxes, level = make_inputs()
-    operator = randomize(make_aligner(resampler=resampler))
-    other = make_aligner(pooler, resampler)
-    other.load_state_dict(operator.state_dict())
-    level.tokens.requires_grad_()
-    results = []
-    for aligner in (operator, other):
-        aligned = aligner(x, position, boxes, level)
-        inputs = [level.tokens, *aligner.parameters()]
-        results.append(
-            [*aligned, *torch.autograd.grad(sum(y.sin().sum() for y in aligned), inputs)]
-        )
-    for expected, found in zip(*results, strict=True):
-        assert_close(found, expected, atol=1e-5, rtol=1e-4)
-
-
 REGION_DIM = 8
-KEYPOINTS = [KeypointResampler, ImageKeypointResampler]
 POOLED = [AverageResampler, MaxResampler]
 
 
@@ -181,27 +130,6 @@ def test_features_are_bilinear_samples_of_the_region_at_the_keypoints(size):
         expected = oracles.hat_sample(regions.bins()[b, n].double().numpy(), x, y)
         found = samples.features[b, n, m].double()
         assert_close(found, torch.from_numpy(expected), atol=1e-4, rtol=0)
-
-
-def test_a_keypoint_is_x_then_y():
-    keypoints = torch.tensor([[0.0, 0.0], [2 / 7, 0.0], [0.0, 2 / 7], [-6 / 7, 6 / 7]])
-    regions, boxes, level = make_regions()
-    resampler = place_keypoints(make_resampler(), keypoints.atanh())
-    features, points, _ = resampler(regions, boxes, level)
-    assert_close(in_the_box(points, boxes), keypoints.expand(2, 3, -1, -1), atol=1e-4, rtol=0)
-    for point, (row, column) in enumerate([(3, 3), (3, 4), (4, 3), (6, 0)]):
-        assert_close(features[:, :, point], regions.bins()[..., row, column], atol=1e-5, rtol=1e-5)
-
-
-def test_a_keypoint_on_the_corner_of_the_box_reads_a_quarter_of_the_corner_bin():
-    keypoints = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]]) * (1 - 1e-7)
-    regions, boxes, level = make_regions()
-    resampler = place_keypoints(make_resampler(), keypoints.atanh())
-    features = resampler(regions, boxes, level).features
-    for point, (row, column) in enumerate([(0, 0), (0, 6), (6, 0), (6, 6)]):
-        assert_close(
-            features[:, :, point], regions.bins()[..., row, column] / 4, atol=1e-5, rtol=1e-5
-        )
 
 
 def test_keypoints_are_the_tanh_of_a_linear_map_of_the_descriptor():
@@ -256,13 +184,3 @@ def test_keypoints_in_the_image_start_in_the_centre_of_the_box_and_reach_every_e
     low, high = torch.zeros_like(x), torch.ones_like(x)
     for point, expected in enumerate([(x, y), (low, y), (x, high), (high, low)]):
         assert_close(points[:, :, point], torch.stack(expected, dim=-1), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("kind", KEYPOINTS)
-def test_boxes_get_no_gradient_through_the_features(kind):
-    resampler, (regions, boxes, level) = make_resampler(kind), make_regions()
-    features, points, _ = resampler(regions, boxes.requires_grad_(), level)
-    (grad,) = torch.autograd.grad(points.sum(), boxes, retain_graph=True)
-    assert grad[..., :2].all()
-    (grad,) = torch.autograd.grad(features.sum(), boxes, allow_unused=True)
-    assert grad is None or not grad.any()

@@ -1,29 +1,20 @@
 """The encoder: torch's layers, all levels as one sequence, blind to padding."""
 
-import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
 import oracles
 from conftest import (
-    assert_gradients_reach_all,
-    crop_tokens,
     make_level,
-    make_pyramid,
-    pad_level,
     randomize,
 )
 from samdetr.convert import DETR, rename
-from samdetr.modeling import DenseAttention, Encoder, EncoderLayer
+from samdetr.modeling import DenseAttention, EncoderLayer
 
 
 def make_layer(dropout=0.0):
     return EncoderLayer(DenseAttention(32, 4, dropout), 32, 64, dropout)
-
-
-def make_encoder(depth=2):
-    return randomize(Encoder(make_layer(), depth))
 
 
 def test_a_layer_without_positions_equals_torchs_with_the_same_weights():
@@ -49,25 +40,3 @@ def test_positions_are_added_to_queries_and_keys_but_not_to_values():
     )
     out = attention(level.tokens, level.position, [level])
     assert_close(out, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_more_padding_changes_nothing_in_the_image():
-    encoder, level = make_encoder(), make_level()
-    padded = pad_level(level, rows=2, columns=3)
-    out = encoder([padded])[0].tokens
-    cropped = crop_tokens(out, padded.size, level.size)
-    valid = ~level.padding
-    assert_close(cropped[valid], encoder([level])[0].tokens[valid], atol=1e-5, rtol=1e-5)
-
-
-def test_gradients_reach_every_parameter():
-    encoder = Encoder(make_layer(), 2)
-    sum(level.tokens.sin().sum() for level in encoder(make_pyramid())).backward()
-    assert_gradients_reach_all(encoder)
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_training_differs_from_inference_by_dropout_alone(dropout):
-    encoder, level = Encoder(make_layer(dropout), 2), make_level()
-    trained = encoder([level])[0].tokens
-    assert trained.allclose(encoder.eval()([level])[0].tokens, atol=1e-6) == (dropout == 0)

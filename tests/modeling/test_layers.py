@@ -1,21 +1,11 @@
 """Feed-forward network, initialisation and copies of template layers."""
 
-import torch
 from torch import nn
 from torch.testing import assert_close
 
-from conftest import assert_gradients_reach_all
 from samdetr.modeling import EncoderLayer
 from samdetr.modeling.encoder import DenseAttention
-from samdetr.modeling.layers import FeedForward, clones, xavier_matrices_
-
-
-def test_feed_forward_is_two_linear_layers_with_a_relu_between():
-    network, x = FeedForward(6, 10), torch.randn(2, 3, 6)
-    hidden = (x @ network[0].weight.T + network[0].bias).clamp(min=0)
-    assert_close(network(x), hidden @ network[3].weight.T + network[3].bias)
-    network(x).sum().backward()
-    assert_gradients_reach_all(network)
+from samdetr.modeling.layers import clones, xavier_matrices_
 
 
 def test_matrices_are_drawn_within_xaviers_bound_and_vectors_left_alone():

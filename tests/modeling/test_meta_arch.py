@@ -58,15 +58,6 @@ def test_one_config_value_sets_the_dropout_of_the_whole_transformer(variant, dro
     assert trained.logits.allclose(inferred.logits, atol=1e-5) == (dropout == 0)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_predictions_permute_with_the_images_of_a_batch(variant):
-    model = make_noisy_model(variant).eval()
-    batch = make_batch(sizes=((48, 64), (40, 33), (64, 16)), counts=(1, 1, 1))
-    before, after = predictions_of(model, batch), predictions_of(model, batch[::-1])
-    for x, y in zip(before, after, strict=True):
-        assert_close(y, x.flip(1), atol=1e-4, rtol=1e-4)
-
-
 def test_images_are_normalised_then_padded_with_zeros_to_the_largest():
     model, batch = make_model(), make_batch(sizes=((20, 30), (10, 45)), counts=(1, 1))
     images, padding = model.batch(batch)
@@ -92,29 +83,6 @@ def test_detections_are_scaled_to_the_size_asked_for_or_that_of_the_image():
     assert larger.image_size == (400, 99)
     scale = torch.tensor([3.0, 10, 3, 10])
     assert_close(larger.pred_boxes.tensor, found[1].pred_boxes.tensor * scale)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("sizes", [((1, 1), (1, 1)), ((1, 300), (200, 1))])
-def test_images_of_one_pixel_and_of_extreme_shape_train_and_infer(variant, sizes):
-    model = make_model(variant)
-    losses = model(make_batch(sizes, counts=(1, 0)))
-    assert all(loss.isfinite() for loss in losses.values())
-    sum(losses.values()).backward()
-    assert all(x.grad.isfinite().all() for x in model.parameters())
-    with torch.no_grad():
-        for x in model.eval()(make_batch(sizes)):
-            assert x["instances"].pred_boxes.tensor.isfinite().all()
-
-
-def test_levels_of_two_strides_are_read_coarse_to_fine():
-    config = make_config()
-    config.backbone.out_features = ["res3", "res4"]
-    config.neck.in_channels.res4 = 104
-    config.decoder.levels = [1, 1, 0]
-    model = instantiate(config)
-    sum(model(make_batch()).values()).backward()
-    assert all(x.grad.any() for x in model.neck.parameters())
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
 """From backbone maps to levels: projection, padding and position of every cell."""
 
-import pytest
 import torch
 from torch.testing import assert_close
 
-from conftest import assert_gradients_reach_all
 from samdetr.modeling import ChannelMapper, MultiScaleMapper, SinePosition
 
 CHANNELS = {"fine": 6, "coarse": 10}
@@ -56,12 +54,6 @@ def test_a_cell_is_padded_if_its_first_pixel_is():
                     assert mask[y, x] == outside
 
 
-def test_an_image_of_one_pixel_keeps_a_cell():
-    for level in make_neck()(make_features(), make_padding()):
-        assert (~level.padding).sum(1)[2] == 1
-        assert level.extent[2].tolist() == [1, 1]
-
-
 def test_levels_are_told_apart_by_what_is_added_to_their_positions():
     neck = MultiScaleMapper(CHANNELS, 32, SinePosition(32), "")
     plain = make_neck()
@@ -74,11 +66,3 @@ def test_levels_are_told_apart_by_what_is_added_to_their_positions():
         assert_close(level.position, expected.position + added)
         assert torch.equal(level.tokens, expected.tokens)
     assert not torch.equal(*neck.level_embedding.weight)
-
-
-@pytest.mark.parametrize("norm", ["", "GN"])
-def test_gradients_reach_every_parameter(norm):
-    neck = make_neck(norm)
-    levels = neck(make_features(), make_padding())
-    sum(level.tokens.square().sum() * level.tokens.mean() for level in levels).backward()
-    assert_gradients_reach_all(neck)

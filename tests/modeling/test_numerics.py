@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -21,11 +21,9 @@ from samdetr.structures import FeatureLevel
 pytestmark = pytest.mark.slow
 
 MINI = Path(__file__).parents[2] / "configs" / "mini"
-WITHOUT_NORM = ("detr", "detr_softmax", "smca_detr", "conditional_detr", "dab_detr", "dn_detr")
-VARIANTS = (
-    *WITHOUT_NORM,
-    *("deformable_detr", "sam_detr", "sam_detr_smca", "sam_detr_smca_dn"),
-    *("sam_detr_pp", "sam_detr_pp_smca_dn"),
+DECODERS = (
+    *("detr", "smca_detr", "conditional_detr", "dab_detr", "deformable_detr"),
+    *("sam_detr", "sam_detr_smca", "sam_detr_pp"),
 )
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BOXES = {  # (x0, y0, x1, y1), fractions of the image
@@ -33,7 +31,6 @@ BOXES = {  # (x0, y0, x1, y1), fractions of the image
     "line": [0.0, 0.5, 1.0, 0.5],
     "corner": [0.0, 0.0, 1e-6, 1e-6],
     "whole image": [0.0, 0.0, 1.0, 1.0],
-    "outside": [-0.5, 0.9, 0.2, 1.7],
 }
 
 
@@ -51,37 +48,20 @@ def pixels(kind: str, height: int, width: int) -> Tensor:
     return torch.full((3, height, width), {"black": 0.0, "white": 255.0}[kind])
 
 
-def batch_of(sizes, counts, kind="random", box="whole image", scale=1.0) -> list[dict]:
+def batch_of(sizes, counts, kind="random", box="whole image") -> list[dict]:
     """Images with objects that all have the same box."""
     batch = []
     for (height, width), count in zip(sizes, counts, strict=True):
         boxes = torch.tensor(BOXES[box]) * torch.tensor([width, height] * 2)
         instances = Instances((height, width), gt_boxes=Boxes(boxes.expand(count, 4)))
         instances.gt_classes = torch.randint(10, (count,))
-        image = scale * pixels(kind, height, width)
-        batch.append({"image": image, "instances": instances})
+        batch.append({"image": pixels(kind, height, width), "instances": instances})
     return batch
 
 
 def assert_all_finite(tensors: dict[str, Tensor | None]) -> None:
     bad = [name for name, x in tensors.items() if x is not None and not x.isfinite().all()]
     assert not bad
-
-
-def assert_step_is_finite(model: nn.Module, batch: list[dict], dtype: torch.dtype) -> None:
-    """Predictions, losses and gradients of one batch, with autocast to the dtype."""
-    predictions = []
-    hook = model.decoder.register_forward_hook(lambda *x: predictions.append(x[-1]))
-    model.zero_grad()
-    try:
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            losses = model(batch)
-    finally:
-        hook.remove()
-    sum(losses.values()).backward()
-    assert_all_finite(predictions[0]._asdict())
-    assert_all_finite(losses)
-    assert_all_finite({name: x.grad for name, x in model.named_parameters()})
 
 
 BATCHES = {
@@ -96,37 +76,18 @@ BATCHES = {
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize("variant", ["dn_detr", "deformable_detr", "sam_detr_pp_smca_dn"])
 def test_batches_at_the_limits(variant, name, dtype):
-    assert_step_is_finite(model_of(variant), batch_of(**BATCHES[name]), dtype)
-
-
-def scales_of(variant: str, dtype: torch.dtype) -> list[float]:
-    """Factors of pixels of 0 to 255 that a model takes.
-
-    float16 ends at 65,504. Without a norm in the neck scores of attention grow by the square, and
-    torch's kernel computes them twice: where they are 1e10, float32 does not do that alike.
-    """
-    if dtype == torch.float16:
-        return [1.0]
-    return [1.0, 257.0] if variant in WITHOUT_NORM else [1.0, 257.0, 1e4]  # 16 bits per pixel
-
-
-side = st.one_of(st.integers(1, 9), st.integers(1, 96))
-
-
-@settings(max_examples=settings.default.max_examples // 3)  # each is a training step
-@given(st.data())
-def test_any_batch(data):
-    variant, dtype = data.draw(st.sampled_from(VARIANTS)), data.draw(st.sampled_from(DTYPES))
-    sizes = data.draw(st.lists(st.tuples(side, side), min_size=1, max_size=2))
-    counts = [data.draw(st.sampled_from([0, 1, 5, 30])) for _ in sizes]
-    batch = batch_of(
-        sizes,
-        counts,
-        data.draw(st.sampled_from(["black", "white", "random"])),
-        data.draw(st.sampled_from([*BOXES])),
-        data.draw(st.sampled_from(scales_of(variant, dtype))),
-    )
-    assert_step_is_finite(model_of(variant), batch, dtype)
+    model, predictions = model_of(variant), []
+    hook = model.decoder.register_forward_hook(lambda *x: predictions.append(x[-1]))
+    model.zero_grad()
+    try:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            losses = model(batch_of(**BATCHES[name]))
+    finally:
+        hook.remove()
+    sum(losses.values()).backward()
+    assert_all_finite(predictions[0]._asdict())
+    assert_all_finite(losses)
+    assert_all_finite({name: x.grad for name, x in model.named_parameters()})
 
 
 def make_pyramid(count: int, empty: bool) -> list[FeatureLevel]:
@@ -138,7 +99,6 @@ def make_pyramid(count: int, empty: bool) -> list[FeatureLevel]:
 
 LOGITS = st.sampled_from([0.0, 1.0, -1.0, 11.6, -11.6, 17.0, -17.0, 90.0, -90.0, 105.0, -105.0])
 LOGITS |= st.floats(-1e4, 1e4)
-DECODERS = [x for x in VARIANTS if not x.endswith("_dn") and x not in ("dn_detr", "detr_softmax")]
 
 
 @given(

@@ -38,15 +38,6 @@ def test_valid_cells_are_encoded_by_their_place_in_the_valid_part(offset):
                 assert_close(encoding[image, row * 7 + column], expected, atol=1e-5, rtol=0)
 
 
-def test_a_query_in_the_middle_of_a_cell_has_the_position_of_the_cell():
-    cells = SinePosition(32)(torch.zeros(1, 2, 4, dtype=torch.bool))
-    boxes = torch.rand(1, 8, 4)
-    boxes[..., :2] = torch.tensor(
-        [[(x + 0.5) / 4, (y + 0.5) / 2] for y in (0, 1) for x in range(4)]
-    )
-    assert_close(SineQueryPosition(32)(boxes), cells, atol=1e-5, rtol=0)
-
-
 def test_the_sine_position_of_a_query_is_that_of_its_centre_whatever_its_size():
     boxes = make_boxes()
     position = SineQueryPosition(32)(boxes)

@@ -24,10 +24,3 @@ def test_detections_equal_a_sorted_list_of_all_pairs(count):
         assert_close(found.scores, torch.tensor(scores))
         assert found.pred_classes.tolist() == [*classes]
         assert_close(found.pred_boxes.tensor, torch.tensor(boxes), atol=1e-3, rtol=1e-5)
-
-
-def test_boxes_are_not_clipped():
-    predictions = make_predictions(batch=1)
-    predictions.boxes[-1] = torch.tensor([0.0, 1.0, 0.5, 0.5])
-    (found,) = detections(predictions, SIZES[:1], 3)
-    assert_close(found.pred_boxes.tensor, torch.tensor([[-15.0, 30.0, 15.0, 50.0]]).expand(3, 4))

@@ -100,18 +100,6 @@ def test_the_extra_level_has_padding_position_and_embedding_of_its_own():
     assert_close(level.position, neck.position(padding) + neck.level_embedding.weight[2])
 
 
-def test_layers_of_the_decoder_start_at_the_points_of_the_compass():
-    layer = DecoderLayer(
-        DETRSelfAttention(32, 4), BoxAligner(), DeformableCrossAttention(32, 4, 2, 3), 32, 48
-    )
-    for attention in (layer.cross_attention, *(x.cross_attention for x in make_decoder().layers)):
-        assert not attention.offsets.weight.any()
-        offsets = attention.offsets.bias.view(4, 2, 3, 2)
-        for head, direction in enumerate([(1, 0), (0, 1), (-1, 0), (0, -1)]):
-            expected = torch.tensor(direction) * torch.arange(1.0, 4.0)[:, None]
-            assert_close(offsets[head], expected.expand(2, 3, 2), atol=1e-6, rtol=0)
-
-
 def test_points_are_cells_away_from_a_centre_whatever_the_size_of_the_box():
     attention, levels = DeformableCrossAttention(32, 4, 2, 3), make_pyramid()
     boxes = make_boxes()[:, :, None].expand(-1, -1, 2, -1)
@@ -132,28 +120,6 @@ def test_with_boxes_the_last_point_of_each_head_starts_on_the_rim():
     for head, direction in enumerate([(1, 0), (0, 1), (-1, 0), (0, -1)]):
         rim = boxes[..., :2] + boxes[..., 2:] / 2 * torch.tensor(direction)
         assert_close(places[:, :, head, :, 2], rim, atol=1e-5, rtol=0)
-
-
-@DECODERS
-def test_every_layer_reads_every_level(make):
-    decoder, pyramid = randomize(make()), make_pyramid()
-    queries = LearnedContent(6, 32)(make_pyramid())
-    before = decoder(queries, pyramid)
-    for i, level in enumerate(pyramid):
-        changed = [*pyramid]
-        changed[i] = level._replace(tokens=torch.randn_like(level.tokens))
-        after = decoder(queries, changed)
-        assert (after.logits != before.logits).any(-1).any(-1).all()
-
-
-@DECODERS
-def test_first_boxes_are_small_around_a_point_that_the_position_tells(make):
-    decoder = make()
-    nn.init.normal_(decoder.reference.bias)
-    boxes = decoder(LearnedContent(6, 32)(make_pyramid()), make_pyramid()).boxes
-    points = decoder.reference(decoder.position.embedding.weight).sigmoid()
-    small = torch.full_like(points, -2.0).sigmoid()
-    assert_close(boxes, torch.cat([points, small], dim=-1).expand_as(boxes))
 
 
 @DECODERS

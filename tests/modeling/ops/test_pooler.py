@@ -97,49 +97,6 @@ def test_a_traced_graph_holds_the_operator_and_is_right_for_other_boxes():
 
 
 @pytest.mark.parametrize("pooler", POOLERS)
-def test_a_constant_map_gives_its_constant_inside_the_image(pooler):
-    level = make_level(6, 8, [(6, 8), (6, 8)], dim=2)
-    level = level._replace(tokens=torch.full_like(level.tokens, 3.5))
-    boxes = torch.tensor([[[0.5, 0.5, 1.0, 1.0], [0.2, 0.3, 0.1, 0.5]]]).expand(2, -1, -1)
-    regions = pooler(7)(boxes, level).bins()
-    assert_close(regions, torch.full_like(regions, 3.5))
-
-
-@pytest.mark.parametrize("pooler", POOLERS)
-def test_a_map_of_coordinates_gives_the_middles_of_the_bins(pooler):
-    level = make_level(20, 30, [(20, 30), (10, 15)], dim=2)
-    y, x = torch.meshgrid(torch.arange(20) + 0.5, torch.arange(30) + 0.5, indexing="ij")
-    level = level._replace(tokens=torch.stack([x, y], dim=-1).flatten(0, 1).expand(2, -1, -1))
-    cx, cy, w, h = 0.5, 0.4, 0.6, 0.3
-    bins = pooler(5)(torch.tensor([cx, cy, w, h]).expand(2, 1, 4), level).bins()[:, 0]
-    for image, (width, height) in enumerate([(30, 20), (15, 10)]):
-        for i in range(5):
-            expected_x = (cx + w * ((i + 0.5) / 5 - 0.5)) * width
-            expected_y = (cy + h * ((i + 0.5) / 5 - 0.5)) * height
-            assert_close(bins[image, 0, :, i], torch.full((5,), expected_x), atol=1e-4, rtol=0)
-            assert_close(bins[image, 1, i], torch.full((5,), expected_y), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("pooler", POOLERS)
-def test_regions_pass_gradients_to_the_features_of_their_image_and_none_to_boxes(pooler):
-    level, boxes = make_level(dim=4), make_boxes().requires_grad_()
-    level.tokens.requires_grad_()
-    pooler(7)(boxes, level).bins()[0].sum().backward()
-    assert boxes.grad is None
-    assert level.tokens.grad[0].any()
-    assert not level.tokens.grad[1].any()
-
-
-@pytest.mark.parametrize("pooler", POOLERS)
-def test_regions_of_boxes_and_images_are_independent(pooler):
-    level, boxes = make_level(dim=4), make_boxes()
-    bins, order = pooler(7)(boxes, level).bins(), torch.randperm(5)
-    flipped = level._replace(tokens=level.tokens.flip(0), padding=level.padding.flip(0))
-    permuted = pooler(7)(boxes.flip(0)[:, order], flipped).bins()
-    assert_close(permuted, bins.flip(0)[:, order])
-
-
-@pytest.mark.parametrize("pooler", POOLERS)
 def test_pooling_works_under_bfloat16_autocast(pooler):
     level, boxes = make_level(dim=4), make_boxes()
     exact = pooler(7)(boxes, level).bins()

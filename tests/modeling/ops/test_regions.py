@@ -11,10 +11,7 @@ from samdetr.modeling import GatherPooler, RoIAlignPooler, SeparablePooler
 from samdetr.modeling.ops.roi_align import bin_weights
 from samdetr.modeling.ops.roi_align_cpu import (
     BinSums,
-    CellLists,
     PointSums,
-    bilinear_derivatives,
-    bilinear_weights,
 )
 
 DIM = 6
@@ -115,37 +112,3 @@ def test_regions_without_a_cell_are_zero_and_have_a_gradient():
     assert not samples.any()
     (grad,) = torch.autograd.grad(bins.sum() + samples.sum(), level.tokens)
     assert not grad.any()
-
-
-@pytest.mark.parametrize("pooler", [RoIAlignPooler, GatherPooler])
-def test_what_is_read_under_bfloat16_autocast_is_close(pooler):
-    level, boxes = make_level(dim=DIM), make_boxes()
-    points, convolution = make_points(boxes), nn.Conv2d(DIM, 4, 1)
-    exact = pooler(7)(boxes, level)
-    with torch.autocast("cpu", torch.bfloat16):
-        regions = pooler(7)(boxes, level._replace(tokens=level.tokens.bfloat16()))
-        found = regions.read(points), regions.project(convolution)
-    assert_close(found[0].float(), exact.read(points), atol=0.05, rtol=0.05)
-    assert_close(found[1].float(), exact.project(convolution), atol=0.05, rtol=0.05)
-
-
-def test_windows_hold_every_cell_of_weight_once_and_their_weights_are_products():
-    rows, columns = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 6)
-    rows[0, 0, 0, :2], rows[1, 2, 3], columns[..., 4:] = 0, 0, 0
-    windows = CellLists.of_support(rows, columns)
-    dense = torch.zeros(24, 2 * 30)
-    index = torch.repeat_interleave(windows.counts), windows.cells
-    dense.index_put_(index, windows.weights(rows, columns), accumulate=True)
-    expected = torch.zeros(2, 12, 2, 30)
-    products = (rows[..., :, None] * columns[..., None, :]).view(2, 12, 30)
-    for image in (0, 1):
-        expected[image, :, image] = products[image]
-    assert_close(dense, expected.view(24, 60))
-    assert len(windows.cells) == int((expected != 0).sum())
-
-
-def test_slopes_are_derivatives_of_bilinear_weights_to_the_right():
-    place = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 1.9, 2.0, 2.5, 3.0])
-    step = 1e-2
-    expected = (bilinear_weights(place + step, 3) - bilinear_weights(place, 3)) / step
-    assert_close(bilinear_derivatives(place, 3), expected, atol=1e-3, rtol=0)
