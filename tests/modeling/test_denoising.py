@@ -10,13 +10,7 @@ from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from torch.testing import assert_close
 
-from conftest import (
-    make_batch,
-    make_config,
-    make_model,
-    make_targets,
-    randomize,
-)
+from conftest import make_batch, make_config, make_model, make_targets, randomize
 from samdetr.checkpoint import Checkpointer
 from samdetr.modeling import Denoising, HungarianMatcher, NoDenoising, SetCriterion
 from samdetr.structures import Predictions, Queries

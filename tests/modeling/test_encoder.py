@@ -5,10 +5,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import oracles
-from conftest import (
-    make_level,
-    randomize,
-)
+from conftest import make_level, randomize
 from samdetr.convert import DETR, rename
 from samdetr.modeling import DenseAttention, EncoderLayer
 

@@ -5,14 +5,7 @@ import torch
 from detectron2.config import instantiate
 from torch.testing import assert_close
 
-from conftest import (
-    NUM_CLASSES,
-    VARIANTS,
-    make_batch,
-    make_config,
-    make_model,
-    randomize,
-)
+from conftest import NUM_CLASSES, VARIANTS, make_batch, make_config, make_model, randomize
 
 LOSSES = {f"loss_{x}{suffix}" for x in ("ce", "bbox", "giou") for suffix in ("_0", "_1", "")}
 

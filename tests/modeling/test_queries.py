@@ -49,14 +49,6 @@ def test_learned_references_start_normal_and_get_the_gradients_of_all_images():
     assert_gradients_reach_all(module)
 
 
-@pytest.mark.parametrize("kind", FIXED)
-def test_fixed_references_are_no_parameters_and_need_no_gradient(kind, tmp_path):
-    module = make_queries(kind, tmp_path)
-    assert not [*module.parameters()]
-    queries = module(make_pyramid())
-    assert not queries.content.requires_grad and not queries.reference.requires_grad
-
-
 def test_random_references_start_as_learned_ones_and_are_the_same_in_every_process():
     reference = RandomReference(500, 8).reference
     assert 0.9 < reference.std() < 1.1 and reference.mean().abs() < 0.1

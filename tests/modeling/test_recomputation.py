@@ -46,11 +46,10 @@ def make_models(name, dropout=0.1):
     return plain.train(), recomputed.train()
 
 
-def run(model, batch, **autocast):
+def run(model, batch):
     """Losses and gradients by name, with the same dropout every time."""
     torch.manual_seed(2)
-    with torch.autocast("cpu", **{"enabled": False, **autocast}):
-        losses = model(batch)
+    losses = model(batch)
     torch.stack([*losses.values()]).sum().backward()
     return losses, {name: x.grad for name, x in model.named_parameters()}
 
@@ -64,13 +63,6 @@ def test_names_losses_gradients_and_dropout_are_those_of_plain_layers(name, drop
 
     assert [*plain.state_dict()] == [*recomputed.state_dict()]
     for found, expected in zip(run(recomputed, batch), run(plain, batch)):
-        assert_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_mixed_precision_is_recomputed_in_mixed_precision():
-    plain, recomputed = make_models("sam_detr_smca")
-    batch, autocast = make_batch(), {"enabled": True, "dtype": torch.bfloat16}
-    for found, expected in zip(run(recomputed, batch, **autocast), run(plain, batch, **autocast)):
         assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -5,19 +5,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import oracles
-from conftest import (
-    NUM_CLASSES,
-    make_boxes,
-    make_level,
-    make_predictions,
-    randomize,
-)
-from samdetr.modeling import (
-    DETRCrossAttention,
-    GaussianPrior,
-    HeadAligner,
-    SoftmaxPredictionHead,
-)
+from conftest import NUM_CLASSES, make_boxes, make_level, make_predictions, randomize
+from samdetr.modeling import DETRCrossAttention, GaussianPrior, HeadAligner, SoftmaxPredictionHead
 from samdetr.modeling.attention import split_heads
 from samdetr.modeling.postprocessing import detections
 

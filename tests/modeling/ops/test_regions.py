@@ -9,10 +9,7 @@ from torch.testing import assert_close
 from conftest import make_boxes, make_level
 from samdetr.modeling import GatherPooler, RoIAlignPooler, SeparablePooler
 from samdetr.modeling.ops.roi_align import bin_weights
-from samdetr.modeling.ops.roi_align_cpu import (
-    BinSums,
-    PointSums,
-)
+from samdetr.modeling.ops.roi_align_cpu import BinSums, PointSums
 
 DIM = 6
 
