@@ -1,4 +1,4 @@
-"""Run by `test_sampling_triton.py`: the kernels of Triton in its interpreter, on a CPU."""
+"""Run Triton's kernels in its interpreter, on a CPU; a script of `test_sampling_triton.py`."""
 
 import sys
 
@@ -8,7 +8,7 @@ from samdetr.modeling.ops.deformable import sample_by_triton
 
 
 def main(inputs: str, outputs: str) -> None:
-    """Results and gradients for a list of (sizes, value, locations, weights, upstream)."""
+    """Save results and gradients for a list of (sizes, value, locations, weights, upstream)."""
     results = []
     for sizes, *tensors, upstream in torch.load(inputs):
         tensors = [x.requires_grad_() for x in tensors]

@@ -1,8 +1,6 @@
-"""Deformable attention: the kernel by every backend, its places, its start, padding."""
+"""Deformable attention: kernels, sampling locations, initialisation and padding."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
@@ -189,29 +187,6 @@ def test_gradients_reach_every_parameter(backend):
     attention, levels = DeformableSelfAttention(32, 4, 3, 2), make_levels()
     attend(attention, levels).sin().sum().backward()
     assert_gradients_reach_all(attention)
-
-
-def test_width_must_be_divisible_by_the_heads():
-    with pytest.raises(ValueError, match="multiple of num_heads=5"):
-        DeformableAttention(32, 5, 1, 1)
-
-
-def test_a_learned_embedding_tells_the_levels_apart_in_their_positions_alone():
-    neck = MultiScaleMapper({"fine": 6, "coarse": 10}, 32, SinePosition(32), norm="")
-    features = {"fine": torch.randn(2, 6, 4, 6), "coarse": torch.randn(2, 10, 2, 3)}
-    padding = torch.zeros(2, 32, 48, dtype=torch.bool)
-    padding[1, 16:], padding[1, :, 32:] = True, True
-
-    levels = neck(features, padding)
-
-    for level, (name, x), projection, embedding in zip(
-        levels, features.items(), neck.projections, neck.level_embedding.weight, strict=True
-    ):
-        sine = neck.position(level.padding.unflatten(1, level.size))
-        assert_close(level.position, sine + embedding)
-        assert_close(level.map, projection(x), msg=name)
-    sum((level.position + level.tokens).sin().sum() for level in levels).backward()
-    assert_gradients_reach_all(neck)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,4 +1,4 @@
-"""The kernels of attention against all scores at once, with keys copied for each head."""
+"""Attention kernels against dense attention with keys copied for each head."""
 
 import math
 
@@ -10,7 +10,7 @@ from samdetr.modeling.ops import attend_tiled, backends
 from samdetr.modeling.ops.attend import SeparableBias, attend, attend_plain
 
 HEADS, QUERIES = 4, 5
-SIZES = [(1, 1), (7, 3), (1, 9), (9, 1)]
+SIZES = [(1, 1), (7, 3), (1, 9)]
 ROW_SCORES = HEADS * QUERIES  # of a map that is one cell wide
 
 
@@ -39,7 +39,7 @@ def padded(columns, rows):
 
 
 def everything_at_once(query, key, value, bias):
-    """The slow twin."""
+    """Dense attention."""
     scores = query @ key.expand(-1, HEADS, -1, -1).contiguous().mT / query.shape[-1] ** 0.5
     return (scores + bias.dense()).softmax(-1) @ value
 
@@ -54,7 +54,7 @@ def results(function, inputs):
 
 @pytest.mark.parametrize("backend", ["tiled", "plain"])
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("rows_at_once", [1, 2, 4, 100])
+@pytest.mark.parametrize("rows_at_once", [1, 4, 100])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_outputs_and_gradients_are_those_of_all_scores_at_once(
     height, width, rows_at_once, shared, backend, monkeypatch
@@ -69,7 +69,7 @@ def test_outputs_and_gradients_are_those_of_all_scores_at_once(
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("images_at_once", [1, 2, 3, 9])
+@pytest.mark.parametrize("images_at_once", [1, 2, 9])
 def test_images_whose_scores_fit_together_are_attended_together(
     images_at_once, shared, monkeypatch
 ):
@@ -117,7 +117,7 @@ def test_a_query_that_may_look_nowhere_finds_zero_and_moves_nothing():
     assert not slopes[0][:, :, 2].any() and not slopes[3][:, :, 2].any()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 12), (2, 1, 5, 12), (5, 12), (2, 4, 1, 12)])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 12), (2, 4, 1, 12), (5, 12)])
 def test_a_bias_may_be_any_tensor_that_broadcasts(shape, monkeypatch):
     monkeypatch.setattr(attend_tiled, "CPU_SCORES", 5 * ROW_SCORES)
     query, key, value, *_ = make_inputs(4, 3)

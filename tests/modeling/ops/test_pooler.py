@@ -1,4 +1,4 @@
-"""RoIAlign by loops, by Detectron2's operator, by products and by lists: all the same."""
+"""RoIAlign: loops, Detectron2's operator, matrix products and lists of cells agree."""
 
 import pytest
 import torch
@@ -51,8 +51,7 @@ def by_loops(boxes, level, size):
 
 
 @pytest.mark.parametrize("pooler", POOLERS)
-@pytest.mark.parametrize("name", ["odd", "one cell", "a row", "square"])
-@pytest.mark.parametrize("size", [7, 2])
+@pytest.mark.parametrize(("name", "size"), [("odd", 7), ("one cell", 2), ("square", 2)])
 def test_regions_equal_a_loop_over_bins_and_samples(pooler, name, size):
     level = make_level(*LEVELS[name], dim=3)
     boxes = torch.cat([every_box()[:, :9], make_boxes(2, 4)], dim=1)

@@ -1,4 +1,4 @@
-"""What a re-sampler takes from regions: read off the map, it is what the bins would give."""
+"""Samples and projections of regions computed from the map equal those computed from the bins."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Deformable attention's kernels for a GPU, in Triton's interpreter, and which backend runs."""
+"""Triton kernels of deformable sampling, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -17,27 +17,25 @@ pytestmark = pytest.mark.slow
 
 CASES = {
     "odd": ([(5, 7), (3, 4)], torch.float32),
-    "one cell": ([(1, 1), (4, 1), (1, 6)], torch.float32),
-    "double": ([(5, 7), (3, 1)], torch.float64),
-    "bfloat16": ([(5, 7), (3, 4)], torch.bfloat16),
-    "float16": ([(5, 7), (3, 4)], torch.float16),
+    "double": ([(1, 1), (3, 1)], torch.float64),
+    "bfloat16": ([(3, 4)], torch.bfloat16),
 }
 
 
 def make_case(sizes, dtype):
-    """Five channels; places in and around the maps, one of them very far away."""
+    """Inputs of five channels; locations in and around the maps, one of them very far away."""
     exact = torch.promote_types(dtype, torch.float32)
     tokens = sum(height * width for height, width in sizes)
-    locations = torch.rand(2, 6, 3, len(sizes), 2, 2, dtype=exact) * 1.8 - 0.4
+    locations = torch.rand(2, 3, 3, len(sizes), 2, 2, dtype=exact) * 1.8 - 0.4
     locations[0, 0, 0, 0, 0] = torch.tensor([-1e9, 1e30])
     value = torch.randn(2, tokens, 3, 5).to(dtype)
     weights = torch.rand(locations.shape[:-1], dtype=exact)
-    return [sizes, value, locations, weights, torch.randn(2, 6, 15).to(dtype)]
+    return [sizes, value, locations, weights, torch.randn(2, 3, 15).to(dtype)]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Inputs of each case and what Triton makes of them, in a process that has not loaded it."""
+    """Inputs and results of each case, from a process with TRITON_INTERPRET=1."""
     pytest.importorskip("triton", reason="Triton comes with torch for CUDA, on Linux")
     torch.manual_seed(0)
     cases = [make_case(*case) for case in CASES.values()]
@@ -65,7 +63,7 @@ def test_triton_equals_the_other_backends(runs, case, sample):
         assert_close(ours, theirs, atol=error, rtol=error)
 
 
-def test_places_that_are_no_numbers_read_no_other_memory():
+def test_nan_locations_give_nan_and_leave_other_samples_alone():
     sizes, value, locations, weights, _ = make_case(*CASES["odd"])
     locations[1, 2, 1, 1, 0] = torch.tensor([float("nan"), float("inf")])
     out = sample_by_bags(value, sizes, locations, weights).unflatten(-1, (3, 5))

@@ -83,14 +83,17 @@ class Recomputed(nn.Module):
         return checkpoint(super().forward, *inputs, use_reentrant=False)
 
 
+def is_traced() -> bool:
+    """Return True while a graph is recorded, by tracing or compilation."""
+    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
 def eager_on_cpu(device: torch.device) -> bool:
     """Return True when running eagerly on a CPU, i.e. neither traced nor compiled.
 
     Only then may code loop over chunks that fit the cache, or let list lengths depend on values.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    return device.type == "cpu"
+    return device.type == "cpu" and not is_traced()
 
 
 def numbers(values: Sequence[Any], like: Tensor) -> Tensor:

@@ -1,9 +1,5 @@
 """Kernels of the model, each behind one function with a plain twin that reads like its equation.
 
-- `attend` (`attend.py`): attention with shared keys and a separable bias.
-- `roi_align` (`roi_align.py`): region features of the reference boxes.
-- `sample_levels` (`deformable.py`): bilinear sampling for deformable attention.
-
 A kernel is chosen by the device of its inputs, unless `backends` names one.
 """
 
@@ -11,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
 
 AUTO = "auto"  # the fastest kernel for the device
 CHOICES = {
@@ -56,8 +50,3 @@ def selected(function: str, default: str = AUTO) -> str:
     """Name of the kernel selected for a function, or the default if that is "auto"."""
     name = _selected[function]
     return default if name == AUTO else name
-
-
-def is_traced() -> bool:
-    """True while a graph is recorded, which must not depend on the sizes or values of tensors."""
-    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())

@@ -2,9 +2,8 @@
 
     attend(q, k, v, bias) = softmax(q @ k^T / sqrt(D) + bias) @ v
 
-Paper: section 4.2 gives every head of a query its own keypoint but all heads the same keys; section
-4.5.1 adds a Gaussian around each keypoint, which is the product of a Gaussian along x and one along
-y, so that its logarithm is a sum of two biases.
+Paper: heads share their keys (section 4.2); the logarithm of the Gaussian around a keypoint
+(section 4.5.1) is the sum of a bias over columns and one over rows.
 
 `attend` has two kernels for these: all scores at once (the plain twin) and tiles of the scores
 (`attend_tiled.py`). With keys per head and a dense bias it calls PyTorch's own.
@@ -21,7 +20,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import is_traced, selected
+from ..layers import is_traced
+from . import selected
 from .attend_tiled import TiledAttention
 
 
@@ -42,9 +42,6 @@ class SeparableBias(NamedTuple):
     def dense(self) -> Tensor:
         """Return the (B, M, N, S) bias."""
         return (self.rows[..., :, None] + self.columns[..., None, :]).flatten(-2)
-
-
-Backend = Callable[[Tensor, Tensor, Tensor, SeparableBias], Tensor]
 
 
 def attend(
@@ -93,4 +90,4 @@ def attend_tiled(query: Tensor, key: Tensor, value: Tensor, bias: SeparableBias)
     return TiledAttention.apply(query.to(value.dtype), key.to(value.dtype), value, *bias)
 
 
-BACKENDS: dict[str, Backend] = {"tiled": attend_tiled, "plain": attend_plain}
+BACKENDS: dict[str, Callable[..., Tensor]] = {"tiled": attend_tiled, "plain": attend_plain}

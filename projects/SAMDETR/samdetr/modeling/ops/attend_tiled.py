@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,30 +72,16 @@ class TiledAttention(torch.autograd.Function):
         biased = any(ctx.needs_input_grad[3:])
         count = images_per_block(columns, rows)
         layout = torch.preserve_format if count == 1 else torch.contiguous_format
-        of_inputs = Gradients._make(
-            [
-                *(
-                    torch.zeros_like(x, dtype=precision(x.dtype), memory_format=layout)
-                    for x in (query, key, value)
-                ),
-                *(x.new_zeros(x.shape) if biased else None for x in (columns, rows)),
-            ]
-        )
-        for tensors in blocks(count, *of_inputs, *saved, gradient):
-            of_block, block = Gradients._make(tensors[:5]), tensors[5:]
-            differentiate_block(TiledScores(*block[:4]), of_block, *block[4:])
+        of_inputs = [
+            torch.zeros_like(x, dtype=precision(x.dtype), memory_format=layout)
+            for x in (query, key, value)
+        ]
+        of_bias = [x.new_zeros(x.shape) if biased else None for x in (columns, rows)]
+        for tensors in blocks(count, *saved, gradient, *of_inputs, *of_bias):
+            differentiate_block(TiledScores(*tensors[:4]), *tensors[4:])
         inputs = (query, key, value, columns, rows)
-        return tuple(None if g is None else g.to(x.dtype) for g, x in zip(of_inputs, inputs))
-
-
-class Gradients(NamedTuple):
-    """Accumulated gradients of the inputs; None for a bias that needs no gradient."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    columns: Tensor | None
-    rows: Tensor | None
+        gradients = zip([*of_inputs, *of_bias], inputs)
+        return tuple(None if g is None else g.to(x.dtype) for g, x in gradients)
 
 
 class TiledScores:
@@ -185,38 +171,41 @@ def attend_block(
 
 def differentiate_block(
     scores_of_block: TiledScores,
-    of_inputs: Gradients,
     value: Tensor,
     out: Tensor,
     total: Tensor,
     gradient: Tensor,
+    of_query: Tensor,
+    of_key: Tensor,
+    of_value: Tensor,
+    of_columns: Tensor | None,
+    of_rows: Tensor | None,
 ) -> None:
-    """Gradients of the inputs of a block.
+    """Add the gradients of the inputs of a block to the last five arguments, which are zeros.
 
     Args:
-        of_inputs: zeros, into which the gradients are written.
         value, out: as in `attend_block`.
         total: (M, N, 1), logarithm to base 2 of the sum of exp2(score).
         gradient: (M, N, E) gradient of `out`.
     """
     # The softmax subtracts the mean of its weights' gradients.
     offset = -(gradient.to(total.dtype) * out).sum(-1, keepdim=True)
-    of_query = torch.zeros_like(scores_of_block.query, dtype=total.dtype)
+    of_scaled = torch.zeros_like(scores_of_block.query, dtype=total.dtype)
     buffer = scores_of_block.buffer()
     for rows, cells, scores in scores_of_block:
         weights = scores.sub_(total).exp2_()
-        add_product(of_inputs.value[:, cells], weights.mT, gradient)
+        add_product(of_value[:, cells], weights.mT, gradient)
         of_scores = buffer[: weights.numel()].view_as(weights).copy_(offset.expand_as(weights))
         add_product(of_scores, gradient, value[:, cells].mT)
         of_scores.mul_(weights)
-        if of_inputs.columns is not None and of_inputs.rows is not None:
-            grid = of_scores.unflatten(2, (-1, of_inputs.columns.shape[-1]))
-            of_inputs.columns.add_(grid.sum(2))
-            of_inputs.rows[..., rows] = grid.sum(3)
+        if of_columns is not None and of_rows is not None:
+            grid = of_scores.unflatten(2, (-1, of_columns.shape[-1]))
+            of_columns.add_(grid.sum(2))
+            of_rows[..., rows] = grid.sum(3)
         grouped = scores_of_block.grouped(of_scores)
-        add_product(of_query, grouped, scores_of_block.key[:, cells], scores_of_block.scale)
-        add_product(of_inputs.key[:, cells], grouped.mT, scores_of_block.query)
-    of_inputs.query.copy_(of_query.view_as(of_inputs.query))
+        add_product(of_scaled, grouped, scores_of_block.key[:, cells], scores_of_block.scale)
+        add_product(of_key[:, cells], grouped.mT, scores_of_block.query)
+    of_query.copy_(of_scaled.view_as(of_query))
 
 
 def add_product(

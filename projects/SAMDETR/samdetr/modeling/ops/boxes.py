@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-# Lower bound of areas in divisions: a square of a millionth of the image's width.
-MIN_AREA = 1e-12
+MIN_AREA = 1e-12  # lower bound of areas in divisions
 
 
 def corners(boxes: Tensor) -> Tensor:

@@ -27,8 +27,6 @@ from .deformable_cpu import EmbeddingBagSampling, Sizes
 
 HAS_TRITON = find_spec("triton") is not None  # comes with torch for CUDA
 
-Backend = Callable[[Tensor, Sizes, Tensor, Tensor], Tensor]
-
 
 def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of bilinear samples, with zeros around the maps.
@@ -89,7 +87,7 @@ def sample_by_triton(value: Tensor, sizes: Sizes, locations: Tensor, weights: Te
     )
 
 
-BACKENDS: dict[str, Backend] = {
+BACKENDS: dict[str, Callable[..., Tensor]] = {
     "embedding_bag": sample_by_bags,
     "triton": sample_by_triton,
     "grid": sample_by_grid,

@@ -16,17 +16,16 @@ import itertools
 import math
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .roi_align_cpu import weighted_sums
+
 Sizes = Sequence[tuple[int, int]]  # (height, width) of each level
 
-embedding_bag = partial(F.embedding_bag, mode="sum")
 CHUNK = 65_536  # samples of a chunk, whose intermediate results stay in the cache
 
 
@@ -132,7 +131,7 @@ class EmbeddingBagSampling(torch.autograd.Function):
             corners = weights.new_empty(samples.rows.shape)
             samples.corner_weights(weights[b, chunk], corners.movedim(2, 0))
             rows, corners = (t.flatten(0, 1).flatten(1) for t in (samples.rows, corners))
-            sums = embedding_bag(rows, value[b].flatten(0, 1), per_sample_weights=corners)
+            sums = weighted_sums(rows, value[b].flatten(0, 1), corners)
             out[b, chunk] = sums.unflatten(0, (-1, layout.heads))
         return out.flatten(2)
 
@@ -173,12 +172,8 @@ def corner_products(gradient: Tensor, table: Tensor, rows: Tensor) -> Tensor:
     """Inner products of the gradient of each head with the rows that it has read.
 
     Args:
-        gradient: (Q * M, D).
-        table: (R, D).
-        rows: (Q, M, 4, L, P).
-
-    Returns:
-        (Q, M, 4, L, P).
+        gradient, table: (Q * M, D) and (S * M, D).
+        rows: (Q, M, 4, L, P), and so is the result.
     """
     each = rows[0, 0].numel()
     if len(table) < each:  # a sparse matrix must have more columns than entries in a row
@@ -222,9 +217,7 @@ def sample_gradients(
 def value_gradient(
     layout: Layout, first: Tensor, corners: Tensor, gradient: Tensor, out: Tensor
 ) -> None:
-    """Write the gradient of an image's values into `out`.
-
-    Sorting by the first corner is enough: the other three are at constant distances from it.
+    """Write the gradient of an image's values into `out`, sorted by the first corners.
 
     Args:
         first: (N * M * L * P) row of the first corner of each sample.
@@ -238,7 +231,6 @@ def value_gradient(
     queries = order.to(torch.int32) // (len(first) // len(gradient))
     out.zero_()
     for steps, weights in zip(layout.steps, corners):
-        sums = embedding_bag(queries, gradient, offsets, per_sample_weights=weights.take(order))
-        sums = sums.view_as(out)
+        sums = weighted_sums(queries, gradient, weights.take(order), offsets).view_as(out)
         for start, end, step in zip(layout.bounds, layout.bounds[1:], steps):
             out[start + step : end] += sums[start : end - step]

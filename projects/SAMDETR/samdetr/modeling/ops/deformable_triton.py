@@ -51,24 +51,10 @@ def sample_cells(locations, sample, height, width, mask):
 
 @kernel
 def forward_kernel(
-    value,
-    locations,
-    weights,
-    out,
-    num_rows,
-    num_queries,
-    num_tokens,
-    start,
-    height,
-    width,
-    level,
-    num_levels,
-    heads,
-    points,
-    dim: tl.constexpr,
-    block: tl.constexpr,
-    rows: tl.constexpr,
-):
+    value, locations, weights, out,
+    num_rows, num_queries, num_tokens, start, height, width, level, num_levels, heads, points,
+    dim: tl.constexpr, block: tl.constexpr, rows: tl.constexpr,
+):  # fmt: skip
     """Add the samples of a level to `rows` rows of the result."""
     row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     channel = tl.arange(0, block)[None, :]
@@ -94,27 +80,10 @@ def forward_kernel(
 
 @kernel
 def backward_kernel(
-    value,
-    locations,
-    weights,
-    gradient,
-    of_value,
-    of_locations,
-    of_weights,
-    num_rows,
-    num_queries,
-    num_tokens,
-    start,
-    height,
-    width,
-    level,
-    num_levels,
-    heads,
-    points,
-    dim: tl.constexpr,
-    block: tl.constexpr,
-    rows: tl.constexpr,
-):
+    value, locations, weights, gradient, of_value, of_locations, of_weights,
+    num_rows, num_queries, num_tokens, start, height, width, level, num_levels, heads, points,
+    dim: tl.constexpr, block: tl.constexpr, rows: tl.constexpr,
+):  # fmt: skip
     """Gradients through the samples of a level, for `rows` rows of the result."""
     row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     channel = tl.arange(0, block)[None, :]
@@ -178,27 +147,16 @@ class TritonSampling(torch.autograd.Function):
 def launch(function: Any, sizes: Sizes, *tensors: Tensor) -> None:
     """Launch a kernel for each level; the first tensors are value, locations and weights."""
     value, _, weights = tensors[:3]
-    num_rows, dim = weights[..., 0, 0].numel(), value.shape[-1]
+    _, num_tokens, heads, dim = value.shape
+    num_queries, points = weights.shape[1], weights.shape[-1]
+    num_rows = weights[..., 0, 0].numel()
     if num_rows == 0:
         return
     grid = (triton.cdiv(num_rows, ROWS),)
+    block = triton.next_power_of_2(dim)
     start = 0
     with torch.cuda.device_of(value):
         for level, (height, width) in enumerate(sizes):
-            function[grid](
-                *tensors,
-                num_rows=num_rows,
-                num_queries=weights.shape[1],
-                num_tokens=value.shape[1],
-                start=start,
-                height=height,
-                width=width,
-                level=level,
-                num_levels=len(sizes),
-                heads=value.shape[2],
-                points=weights.shape[-1],
-                dim=dim,
-                block=triton.next_power_of_2(dim),
-                rows=ROWS,
-            )
+            shape = num_rows, num_queries, num_tokens, start, height, width, level, len(sizes)
+            function[grid](*tensors, *shape, heads, points, dim=dim, block=block, rows=ROWS)
             start += height * width

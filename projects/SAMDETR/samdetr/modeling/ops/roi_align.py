@@ -7,8 +7,8 @@ product of a vector over rows and one over columns: `bin = w_y @ features @ w_x`
 three kernels: Detectron2's operator (the plain twin), matrix products, which are deterministic on a
 GPU, and weighted sums over lists of cells (`roi_align_cpu.py`), the fastest on a CPU.
 
-The re-samplers need little of the 49 bins of 256 channels: 64 channels from which the keypoints are
-predicted, and bilinear samples at the 8 keypoints. `Regions` has a method for each of the two.
+Re-samplers need little of the 49 bins of 256 channels: 64 channels that predict the keypoints, and
+bilinear samples at the 8 keypoints. `Regions` has a method for each of the two.
 
 Shapes: B images, N boxes per image, M points per box, C channels, R x R bins per box, a level of
         H x W cells.
@@ -24,8 +24,8 @@ import torchvision
 from torch import Tensor, nn
 
 from ...structures import FeatureLevel
-from ..layers import at_least, at_least_float32, eager_on_cpu, full_precision
-from . import AUTO, is_traced, selected
+from ..layers import at_least, at_least_float32, eager_on_cpu, full_precision, is_traced
+from . import AUTO, selected
 from .boxes import corners
 from .roi_align_cpu import BinSums, PointSums, bilinear_weights
 
@@ -66,7 +66,6 @@ class ProductRegions(Regions):
     """Regions sampled by matrix products: grid_sample's backward is not deterministic on a GPU."""
 
     def read(self, points: Tensor) -> Tensor:
-        """Bilinear samples of the bins, as in the parent."""
         size = self.features.shape[-1]
         x, y = (bilinear_weights(p, size) for p in to_bins(points, size).unbind(-1))
         weights = (y[..., :, None] * x[..., None, :]).flatten(3).to(self.features.dtype)
@@ -90,17 +89,14 @@ class CellRegions(Regions):
         self.tokens, self.rows, self.columns = tokens, rows, columns
 
     def bins(self) -> Tensor:
-        """Sum all bins, as in the parent."""
         return self._bins(self.tokens)
 
     def project(self, convolution: nn.Conv2d) -> Tensor:
-        """Convolve the map and sum its bins."""
         bins = self._bins(F.linear(self.tokens, convolution.weight.flatten(1)))
         # Weights of a bin that reaches out of the map do not add up to one: the bias comes last.
         return bins if convolution.bias is None else bins + convolution.bias[:, None, None]
 
     def read(self, points: Tensor) -> Tensor:
-        """Sum the samples, as in the parent."""
         # A NaN would select whole maps; the keypoints themselves still carry it to the loss.
         places = to_bins(points, self.rows.shape[2]).nan_to_num(nan=-9.0)
         with full_precision(points.device):  # in float32, as the bins
@@ -129,9 +125,6 @@ def roi_align(
         backend: "operator", "products", "embedding_bag" or "auto"; `ops.backends` overrides it.
         unpadded: treat the padded cells of the map as outside of it. Detectron2's operator cannot,
             so that products take its place.
-
-    Returns:
-        the regions, differentiable with respect to the features but not to the boxes.
     """
     name = selected("roi_align", backend)
     if name == AUTO:
@@ -145,11 +138,7 @@ def roi_align(
 
 
 def fastest(device: torch.device) -> str:
-    """Name of the fastest kernel for a device.
-
-    Lists of cells have a length that depends on the boxes, for which a GPU would have to be
-    synchronized. The backward pass of the operator is not deterministic on a GPU.
-    """
+    """Name of the fastest kernel for a device; the operator's backward is not deterministic."""
     if eager_on_cpu(device):
         return "embedding_bag"
     deterministic = device.type == "cuda" and torch.are_deterministic_algorithms_enabled()
@@ -188,13 +177,7 @@ def to_cells(boxes: Tensor, level: FeatureLevel) -> Tensor:
 def bin_weights(
     boxes: Tensor, level: FeatureLevel, size: int, unpadded: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Weights of the rows and of the columns of a map in the bins of boxes.
-
-    Their product is the weight of a cell.
-
-    Returns:
-        (B, N, R, H) and (B, N, R, W).
-    """
+    """Weights (B, N, R, H) of the rows and (B, N, R, W) of the columns of a map in each bin."""
     rois = at_least_float32(to_cells(boxes, level))
     height, width = level.size
     bottom, right = height, width
@@ -213,8 +196,8 @@ def axis_weights(start: Tensor, end: Tensor, cells: int, size: int, length: int 
     """
     bin_size = (end - start)[..., None, None] / size  # (…, 1, 1)
     samples = bin_size.ceil()  # of a bin, as the operator's adaptive sampling has it
-    # An upper bound without synchronization: a box is not larger than the image but for rounding.
-    # One more in a graph, which would take an axis of length 1 to have that length always.
+    # A bound that needs no synchronization: boxes are at most as large as the image, but for
+    # rounding. One more in a graph, which would fix an axis of length 1 to that length.
     most = cells // size + 1 + int(is_traced())
     index = torch.arange(most, device=start.device)
     bins = torch.arange(size, device=start.device)[:, None]
@@ -234,11 +217,7 @@ def axis_weights(start: Tensor, end: Tensor, cells: int, size: int, length: int 
 
 
 class Pooler(nn.Module):
-    """RoIAlign of boxes on a level, as a module.
-
-    Args:
-        size: R.
-    """
+    """RoIAlign of boxes on a level with R = size, as a module."""
 
     backend = AUTO
     unpadded = False

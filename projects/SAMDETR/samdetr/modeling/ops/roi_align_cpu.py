@@ -70,14 +70,14 @@ class CellLists(NamedTuple):
 
     def sums(self, features: Tensor, weights: Tensor) -> Tensor:
         """(P, C) sums of (S, C) features with (E,) weights."""
-        return weighted_sums(self.cells, offsets(self.counts), features, weights)
+        return weighted_sums(self.cells, features, weights, offsets(self.counts))
 
     def transposed_sums(self, gradient: Tensor, weights: Tensor, cells: int) -> Tensor:
         """(S, C) gradient of the features by the (P, C) gradient of the sums; S is `cells`."""
         order = self.cells.sort(stable=True)
         starts = torch.searchsorted(order.values, int32_range(gradient, cells))
         index = take(torch.repeat_interleave(self.counts), order.indices)
-        return weighted_sums(index, starts.int(), gradient, take(weights, order.indices))
+        return weighted_sums(index, gradient, take(weights, order.indices), starts.int())
 
 
 class BinSums(torch.autograd.Function):
@@ -85,15 +85,11 @@ class BinSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Sum the bins.
+        """Sum (B, H * W, C) features into (B, N, R, R, C) bins.
 
         Args:
-            features: (B, H * W, C).
             rows: (B, N, R, H) weights of the map's rows in each row of bins.
             columns: (B, N, R, W) weights of the map's columns in each column of bins.
-
-        Returns:
-            (B, N, R, R, C).
         """
         ctx.save_for_backward(rows, columns)
         ctx.shape = features.shape
@@ -121,15 +117,9 @@ class PointSums(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, points: Tensor, rows: Tensor, columns: Tensor
     ) -> Tensor:
-        """Sample the bins, with zeros around them.
+        """Sample the bins at (B, N, M, 2) points, with zeros around them; returns (B, N, M, C).
 
-        Args:
-            features: (B, H * W, C).
-            points: (B, N, M, 2) x and y in bins; 0 is the centre of the first bin.
-            rows, columns: as for `BinSums`.
-
-        Returns:
-            (B, N, M, C).
+        Points are in bins: 0 is the centre of the first bin. See `BinSums` for the others.
         """
         ctx.save_for_backward(features, points, rows, columns)
         x, y = (bilinear_weights(p, rows.shape[2]) for p in points.unbind(-1))
@@ -182,9 +172,11 @@ def bilinear_derivatives(position: Tensor, size: int) -> Tensor:
     return (bins == left + 1).to(position.dtype) - (bins == left).to(position.dtype)
 
 
-def weighted_sums(index: Tensor, offsets: Tensor, table: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of rows of a table; each sum starts at its offset in the index."""
-    return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights)
+def weighted_sums(
+    index: Tensor, table: Tensor, weights: Tensor, starts: Tensor | None = None
+) -> Tensor:
+    """Weighted sums of table rows; index and weights are (sums, rows), or flat with starts."""
+    return F.embedding_bag(index, table, starts, mode="sum", per_sample_weights=weights)
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
@@ -193,11 +185,8 @@ def take(values: Tensor, index: Tensor) -> Tensor:
 
 
 def support(weights: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Range of the nonzero weights of each sum, for weights (..., cells) expanded to `shape`.
-
-    Returns:
-        (P,) index of the first cell with a nonzero weight, number of cells up to the last such
-        cell, and index of the first cell's weight among the flat weights.
+    """First nonzero of the (..., cells) weights expanded to `shape`, number of cells up to the last
+    nonzero, and index of the first among the flat weights; (P,) each.
     """
     used = weights != 0
     first = used.byte().argmax(-1)
