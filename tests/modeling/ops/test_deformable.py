@@ -13,8 +13,6 @@ from samdetr.modeling import (
     DeformableSelfAttention,
     Encoder,
     EncoderLayer,
-    MultiScaleMapper,
-    SinePosition,
 )
 from samdetr.modeling.encoder import DeformableAttention
 from samdetr.modeling.ops import backends
