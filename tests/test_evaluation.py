@@ -1,13 +1,10 @@
 """Evaluators: equal figures by either backend, ground truth of every kind, and detections kept."""
 
 import json
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from omegaconf import OmegaConf
@@ -15,10 +12,8 @@ from omegaconf import OmegaConf
 from coco_files import Registry, write_coco
 from samdetr import evaluation
 from samdetr.data import CocoFiles, load_detection_dataset
-from samdetr.errors import ConfigError
 from samdetr.evaluation import DetectionEvaluator, FasterDetectionEvaluator, LVISEvaluator
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "common"
 BOXES = [[[5, 5, 10, 10], [20, 10, 15, 12]], [[0, 0, 30, 20]], []]
 
 
@@ -150,24 +145,12 @@ def test_without_annotations_detections_are_written_and_nothing_is_measured(
     assert [x["image_id"] for x in results] == [0] * 3 + [1] * 3
 
 
-def test_detections_are_written_below_the_folder_of_the_run():
-    cfg = LazyConfig.load(str(CONFIGS / "mini_data.py"))
-    cfg.train = {"output_dir": "somewhere"}
-    assert instantiate(cfg.dataloader.evaluator)._output_dir == "somewhere/inference"
-
-
 @pytest.mark.parametrize("evaluator", [DetectionEvaluator, FasterDetectionEvaluator])
 def test_no_detection_at_all_gives_no_figure(tmp_path, registry, evaluator):
     name = registry.add(*write_coco(tmp_path, BOXES))
     records = load_detection_dataset(name)
     figures = evaluate(evaluator(name), records, [detections(x, 2)[:0] for x in records])
     assert np.isnan(figures["bbox"]["AP"])
-
-
-@pytest.mark.parametrize("limit", [0, -1, [1, 10], [1, 10, 0]])
-def test_a_limit_of_detections_that_is_none_is_refused_at_once(limit):
-    with pytest.raises(ConfigError, match=f"max_dets_per_image is {re.escape(repr(limit))}, exp"):
-        DetectionEvaluator("mini_val", max_dets_per_image=limit)
 
 
 def test_only_so_many_detections_of_an_image_and_a_category_count(tmp_path):

@@ -93,12 +93,6 @@ def test_a_row_has_parameters_categories_and_the_origin_of_the_weights(
     assert row.licence.startswith("CC BY-SA 3.0")
 
 
-def test_a_model_that_needs_a_file_to_be_built_has_a_row_without_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    row = model_zoo.row("voc/sam_detr_pp_r50_smca_coco_boxes_50ep")
-    assert row.parameters is None and str(row.paper) == "AP50 79.5 (table 5)"
-
-
 def test_the_table_in_the_docs_is_the_printed_one(capsys):
     def cells(lines):
         rows = [[x.strip() for x in line.strip("|").split("|")] for line in lines]

@@ -81,13 +81,6 @@ def test_set_up_refuses_an_interpreter_it_cannot_use(tmp_path):
     assert "no-such-python is not Python 3.10 to 3.13" in process.stderr
 
 
-def test_set_up_refuses_a_folder_of_something_else(tmp_path):
-    (tmp_path / "thesis.tex").write_text("precious")
-    process = setup_env(tmp_path, PYTHON=sys.executable)
-    assert process.returncode == 1 and "is not a virtual environment" in process.stderr
-    assert (tmp_path / "thesis.tex").read_text() == "precious"
-
-
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_the_environment_is_made_once_and_again_when_its_requirements_change(tmp_path):
     for name in ("Makefile", "setup.cfg", "pyproject.toml", "tools/setup_env.sh", "requirements"):

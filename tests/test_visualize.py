@@ -15,18 +15,6 @@ from samdetr import visualize
 METADATA = Metadata(thing_classes=[f"class {i}" for i in range(5)])
 
 
-@pytest.mark.parametrize(("input_format", "red"), [("RGB", 0), ("BGR", 2)])
-def test_picture_is_rgb_and_wide_enough_for_labels(input_format, red):
-    image = torch.zeros(3, 20, 48, dtype=torch.uint8)
-    image[red] = 255
-
-    picture = visualize.to_picture(image, input_format)
-
-    assert picture.shape == (160, visualize.DRAWN_WIDTH, 3)
-    assert (picture == [255, 0, 0]).all()
-    assert visualize.to_picture(torch.zeros(3, 20, 500), "RGB").shape == (20, 500, 3)
-
-
 def test_ground_truth_is_drawn_around_its_box_in_the_enlarged_picture():
     picture = np.full((400, 400, 3), 127, dtype=np.uint8)
     boxes = Boxes(torch.tensor([[25.0, 50.0, 75.0, 90.0]]))
@@ -96,17 +84,3 @@ def test_comparison_shows_every_image_twice_and_only_detections_above_the_thresh
         assert (axis.images[0].get_array() == picture).all()
     first = visualize.to_picture(inputs[0]["image"], "RGB")
     assert (upper[0].images[0].get_array() != first).any()
-
-
-def test_curves_are_the_numbers_of_the_metrics():
-    metrics = [
-        {"iteration": 19, "total_loss": 4.0, "loss_ce": 1.0},
-        {"iteration": 39, "total_loss": 2.0, "loss_ce": 0.5, "bbox/AP": 30.0},
-        {"iteration": 59, "bbox/AP": 50.0},
-    ]
-    left, right = visualize.plot_curves(metrics).axes
-
-    curves = {x.get_label(): x.get_xydata().tolist() for x in left.lines + right.lines}
-    assert curves["total, all layers"] == [[19, 4.0], [39, 2.0]]
-    assert curves["class, last layer"] == [[19, 1.0], [39, 0.5]]
-    assert curves["AP"] == [[39, 30.0], [59, 50.0]]

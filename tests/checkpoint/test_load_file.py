@@ -7,7 +7,6 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -145,12 +144,6 @@ def test_no_file_runs_code(name, suffix):
     assert "\n" not in str(error.value)
 
 
-def test_the_hostile_pickle_runs_where_pickle_allows_it(folder):
-    pickle.loads(HOSTILE)
-    assert (folder / "marker").exists()
-    (folder / "marker").unlink()
-
-
 def test_what_would_run_is_named():
     Path("file.pkl").write_bytes(HOSTILE)
     with pytest.raises(CheckpointError, match=r"holds \w+\.system, which is not an array"):
@@ -185,10 +178,3 @@ def test_a_broken_file_is_named(content, suffix):
 def test_a_missing_file_is_an_error_of_its_own(path):
     with pytest.raises(MissingCheckpointError, match=re.escape(path)):
         load_file(path)
-
-
-def test_ordered_dicts_and_texts_beside_arrays_are_read():
-    content = {"model": OrderedDict(ARRAYS), "__author__": "é", "epochs": [1, (2.5, None)]}
-    Path("file.pkl").write_bytes(pickle.dumps(content, 2))
-    found = load_file("file.pkl")
-    assert found["epochs"] == [1, (2.5, None)] and found["__author__"] == "é"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bad_images import KINDS, coco_mappers, encoded, entry, make, seeds
-from samdetr.data import ImageError, convert_image, read_image
+from samdetr.data import ImageError, read_image
 
 
 @pytest.fixture(scope="module")
@@ -85,24 +85,6 @@ def test_a_name_without_a_file_is_named(tmp_path, name):
         read_image(name)
     with pytest.raises(ImageError, match=f"cannot read image {tmp_path}: Is a directory"):
         read_image(str(tmp_path))
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_the_largest_image_is_a_setting_of_pillow(file, monkeypatch):
-    file.write_bytes(encoded(Image.new("RGB", (20, 10)), "PNG"))
-    for limit, is_read in ((99, False), (100, True), (None, True)):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        assert (read_or_refused(file) is not None) == is_read
-
-
-def test_a_broken_image_of_pillow_is_refused_by_its_name(file):
-    content = encoded(make("RGB", (100, 100), 0)[0], "PNG")  # larger than what is read ahead
-    file.write_bytes(content)
-    with Image.open(file) as opened:
-        with file.open("r+b") as cut:
-            cut.truncate(len(content) // 2)
-        with pytest.raises(ImageError, match=f"cannot read image {file}: "):
-            convert_image(opened)
 
 
 @pytest.mark.parametrize("broken", ["truncated", "missing"])

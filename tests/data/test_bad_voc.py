@@ -118,12 +118,6 @@ def test_lists_may_have_one_image_empty_lines_flags_and_subfolders(folder):
     assert record["image_id"] == "sub/one" and len(record["annotations"]) == 2
 
 
-def test_an_encoding_that_the_file_names_is_used(folder):
-    text = '<?xml version="1.0" encoding="utf-16"?>' + annotation([("Kätzchen", BOX)])
-    (folder / "Annotations/one.xml").write_bytes(text.encode("utf-16"))
-    assert VocFolder(str(folder), "train").class_names() == ["Kätzchen"]
-
-
 def test_a_folder_of_another_layout_is_named(folder):
     with pytest.raises(DataError, match="val.txt is not a file: a Pascal VOC folder has"):
         VocFolder(str(folder), "val").class_names()

@@ -1,11 +1,9 @@
 """The data configs: they load, survive YAML, and give batches of the data they name."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
@@ -60,42 +58,6 @@ def test_yaml_keeps_everything(tmp_path, name):
         mapper = instantiate(loaded.dataloader[part].mapper)
         assert mapper.image_format == "RGB" and mapper.is_train == (part == "train")
         assert len(mapper.augmentations.augs) == len(config.dataloader[part].mapper.augmentations)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_mappers_can_be_sent_to_workers(tmp_path, name):
-    Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(tmp_path / "a.png")
-    for part in ("train", "test"):
-        mapper = pickle.loads(pickle.dumps(instantiate(load(name).dataloader[part].mapper)))
-        assert mapper({"file_name": str(tmp_path / "a.png")})["image"].shape[0] == 3
-
-
-def test_coco_is_trained_on_as_section_5_1_says():
-    dataloader = load("data").dataloader
-    assert dataloader.train.dataset.names == "coco_2017_train"
-    assert dataloader.test.dataset.names == "coco_2017_val"
-    assert dataloader.evaluator.dataset_name == "coco_2017_val"
-    assert dataloader.train.total_batch_size == 16
-    assert not dataloader.train.dataset.filter_empty
-
-
-def test_voc_is_trained_on_as_table_5_says():
-    dataloader = load("voc").dataloader
-    assert list(dataloader.train.dataset.names) == ["voc_2007_trainval", "voc_2012_trainval"]
-    assert dataloader.test.dataset.names == dataloader.evaluator.dataset_name == "voc_2007_test"
-
-
-def test_own_data_need_names_and_classes_alone(tmp_path, registry):
-    name = registry.add(*write_coco(tmp_path, [[[5, 5, 10, 10]], [], [[0, 0, 40, 30]]] * 6))
-    config = round_trip(load("data", train=name, test=name), tmp_path)
-    config.dataloader.train.total_batch_size = 4
-
-    batch = next(iter(instantiate(config.dataloader.train)))
-    assert len(batch) == 4
-    assert all(x["image"].dtype == torch.uint8 and "instances" in x for x in batch)
-    order = [x["image_id"] for x in instantiate(config.dataloader.test).dataset]
-    assert order == list(range(18))
-    assert instantiate(config.dataloader.evaluator)._metadata.name == name
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

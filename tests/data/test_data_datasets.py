@@ -1,13 +1,11 @@
 """Loading a data set: what is missing or wrong is said, and unusable boxes are left out."""
 
-import logging
 import math
 import os
 import re
 
 import pytest
 from detectron2.data import MetadataCatalog
-from detectron2.structures import BoxMode
 
 from coco_files import Registry, write_coco
 from samdetr.data import DataError, load_detection_dataset
@@ -30,15 +28,6 @@ def boxes(records):
     return [[annotation["bbox"] for annotation in record["annotations"]] for record in records]
 
 
-def test_good_boxes_pass_untouched(tmp_path, registry, caplog):
-    images = [[GOOD, [0, 0, 40, 30]], [], [[-5, -5, 10, 10], [35.5, 25.5, 20, 20]]]
-    name = registry.add(*write_coco(tmp_path, images))
-    records = load_detection_dataset(name, num_classes=2)
-    assert boxes(records) == images
-    assert [r["file_name"] for r in records] == [f"{tmp_path}/images/{i}.png" for i in range(3)]
-    assert not warnings(caplog)
-
-
 @pytest.mark.parametrize(
     ("bad", "kind"),
     [
@@ -57,27 +46,6 @@ def test_a_bad_box_is_left_out_and_counted(tmp_path, registry, caplog, bad, kind
     (warning,) = warnings(caplog)
     assert f"2 of 4 boxes of data set '{name}' are unusable: 2 {kind}. " in warning
     assert warning.endswith(f"{tmp_path}/images/1.png: annotations[1]")
-
-
-def test_every_kind_is_counted_in_one_warning(tmp_path, registry, caplog):
-    bad = [[5, 5, 0, 10], [50, 5, 1, 1], [5, 5, 0, 0]]
-    name = registry.add(*write_coco(tmp_path, [[GOOD, *bad]]))
-    with caplog.at_level(logging.WARNING):
-        load_detection_dataset(name)
-    (warning,) = warnings(caplog)
-    assert "2 without width or height, 1 outside the image" in warning
-
-
-def test_boxes_given_by_corners_are_checked_as_such(registry, tmp_path, caplog):
-    (tmp_path / "a.png").touch()
-    corners = [[20, 20, 30, 25], [20, 20, 10, 25]]  # the second would be right as x, y, w, h
-    annotations = [
-        {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0} for box in corners
-    ]
-    record = {"file_name": str(tmp_path / "a.png"), "annotations": annotations}
-    name = registry.add_function(lambda: [record])
-    assert boxes(load_detection_dataset(name)) == [corners[:1]]
-    assert len(record["annotations"]) == 2  # the caller's own is not changed
 
 
 def test_only_bad_boxes_are_an_error(tmp_path, registry):

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data.samplers import (
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
     TrainingSampler,
 )
 from detectron2.utils import comm
@@ -69,14 +67,6 @@ def test_batches_do_not_depend_on_workers_nor_on_where_the_loader_starts(workers
     assert found == expected[start:]
 
 
-def test_another_seed_is_another_order_and_other_augmentations():
-    first, second = batches(4), batches(4, seed=4)
-    ids = [[x["image_id"] for batch in found for x in batch] for found in (first, second)]
-    assert ids[0] != ids[1]
-    drawn = [x["drawn"] for found in (first, second) for batch in found for x in batch]
-    assert len(set(drawn)) == len(drawn) == 32
-
-
 def test_every_image_comes_once_an_epoch():
     found = batches(7, size=1, aspect_ratio_grouping=False)
     assert sorted(x["image_id"] for (x,) in found) == list(range(7))
@@ -111,27 +101,6 @@ def test_processes_share_the_groups_of_one_order(as_process, grouped):
         assert share == expected[rank::3]
 
 
-def test_other_processes_go_on_with_the_same_images(as_process):
-    whole = batches(6, size=6, aspect_ratio_grouping=False)
-    shares = []
-    for rank in range(3):
-        as_process(rank, 3)
-        shares.append(batches(3, size=6, start=3, aspect_ratio_grouping=False))
-    assert [sum(batch, []) for batch in zip(*shares)] == whole[3:]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_generators_of_the_model_are_left_alone(workers):
-    def draw():
-        return random.random(), np.random.uniform(), torch.rand(()).item()
-
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    expected = [draw() for _ in range(3)]
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    iterator = iter(loader(num_workers=workers))
-    assert [(next(iterator), draw())[1] for _ in range(3)] == expected
-
-
 def test_an_image_that_the_mapper_leaves_out_has_the_same_substitute_everywhere():
     expected = batches(6, mapper=skipping)
     assert {x["image_id"] for batch in expected for x in batch} == {0, 3, 6}
@@ -149,13 +118,6 @@ def test_an_unreadable_image_has_the_same_substitute_wherever_a_run_goes_on(work
     whole = batches(9)
     for batch, same in zip(expected, whole):  # readable images are as if nothing were broken
         assert all(x == y for x, y in zip(batch, same) if y["image_id"] not in (2, 5))
-
-
-def test_processes_share_the_substitutes_of_one_order(as_process):
-    expected = batches(12, size=2, mapper=failing, max_unreadable=2)
-    for rank in range(3):
-        as_process(rank, 3)
-        assert batches(4, size=6, mapper=failing, max_unreadable=2) == expected[rank::3]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -195,16 +157,6 @@ def test_without_a_limit_the_first_unreadable_image_is_the_end(workers, tmp_path
         next(iter(build_train_loader(records, **settings, max_unreadable=1)))
 
 
-def test_repeated_images_are_ordered_by_the_seed_of_their_sampler():
-    factors = torch.tensor([1.5] * 7)
-    found = [
-        batches(8, sampler=RepeatFactorTrainingSampler(factors, seed=seed), start=start)
-        for seed, start in ((5, 0), (5, 4), (6, 0))
-    ]
-    assert found[0][4:] == found[1][:4]
-    assert found[0] != found[2]
-
-
 def test_the_position_of_a_long_run_is_found_without_reading_an_image():
     sampler = TrainingSampler(100_000, seed=0)
     upright = [index % 3 == 0 for index in range(100_000)]
@@ -225,12 +177,6 @@ def test_what_cannot_be_shared_or_ordered_is_refused(as_process):
     as_process(0, 3)
     with pytest.raises(DataError, match="total_batch_size is 4, must be .* of 3, the number of"):
         loader(size=4)
-
-
-def test_a_sampler_may_leave_images_out_on_purpose():
-    half = RandomSubsetTrainingSampler(len(RECORDS), 0.5, seed_shuffle=0, seed_subset=0)
-    seen = {x["image_id"] for batch in batches(6, sampler=half) for x in batch}
-    assert len(seen) == len(RECORDS) // 2
 
 
 def test_a_seed_of_minus_one_is_drawn():

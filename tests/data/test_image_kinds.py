@@ -7,13 +7,11 @@ import struct
 import numpy as np
 import pytest
 import torch
-from detectron2.data import transforms as T
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from bad_images import (
-    IN_MEMORY,
     KINDS,
     coco_mappers,
     encoded,
@@ -26,7 +24,6 @@ from bad_images import (
 from samdetr.data import ImageError, convert_image, read_image
 
 ORIENTATION = 0x0112
-LOSSY = ["JPEG", "WEBP"]
 
 
 @pytest.fixture(scope="module")
@@ -48,44 +45,6 @@ def test_every_mode_and_format_is_read_as_its_definition_says(file, kind, size, 
     np.testing.assert_array_equal(read_image(str(file), "BGR"), found[..., ::-1])
 
 
-@given(st.sampled_from(IN_MEMORY), sizes, seeds)
-def test_an_image_of_pillow_of_any_mode_is_converted_as_its_definition_says(mode, size, seed):
-    image, expected = make(mode, size, seed)
-    found = convert_image(image)
-    np.testing.assert_allclose(found.astype(int), expected, rtol=0, atol=tolerance(mode))
-
-
-@given(st.sampled_from([*LOSSY, "JPEG2000"]), sizes, st.tuples(*[st.integers(0, 255)] * 3))
-def test_lossy_formats_keep_an_even_colour(file, file_format, size, colour):
-    image = Image.new("RGB", size, colour)
-    settings = {"quality": 100, "lossless": False} if file_format == "WEBP" else {}
-    settings = {"quality": 100, "subsampling": 0} if file_format == "JPEG" else settings
-    file.write_bytes(encoded(image, file_format, **settings))
-    found = read_image(str(file))
-    assert found.shape == (size[1], size[0], 3)
-    assert np.abs(found.astype(int) - colour).max() <= 6
-
-
-@given(st.integers(0, 255), st.binary(min_size=1, max_size=256), sizes, seeds)
-def test_transparency_of_palettes_is_ignored(file, index, alphas, size, seed):
-    image, expected = make("P", size, seed)
-    for transparency in (index, alphas):
-        for file_format in ("PNG", "GIF") if isinstance(transparency, int) else ("PNG",):
-            file.write_bytes(encoded(image, file_format, transparency=transparency))
-            np.testing.assert_array_equal(read_image(str(file)), expected)
-
-
-@given(st.sampled_from(["GIF", "PNG", "WEBP", "TIFF"]), st.integers(2, 4), seeds)
-def test_of_an_animation_the_first_picture_is_read(file, file_format, count, seed):
-    grey = file_format == "GIF"
-    made = [make("L" if grey else "RGB", (13, 9), (seed + i) % 2**32) for i in range(count)]
-    images, pixels = zip(*made)
-    settings = {"save_all": True, "append_images": images[1:]}
-    file.write_bytes(encoded(images[0], file_format, **settings))
-    assert Image.open(file).n_frames == count
-    np.testing.assert_array_equal(read_image(str(file)), pixels[0])
-
-
 def test_floating_point_is_refused(file):
     image = Image.fromarray(np.ones((3, 4), np.float32))
     file.write_bytes(encoded(image, "TIFF"))
@@ -93,28 +52,6 @@ def test_floating_point_is_refused(file):
         read_image(str(file))
     with pytest.raises(ImageError, match="from Pillow: its pixels are floating-point"):
         convert_image(image)
-
-
-@given(st.sampled_from(KINDS), sizes, seeds, st.sampled_from(["train", "test"]))
-def test_the_pipelines_of_coco_see_those_pixels(file, kind, size, seed, part):
-    file_format, mode = kind
-    image, _ = make(mode, size, seed)
-    file.write_bytes(encoded(image, file_format))
-    augmented = T.AugInput(convert_image(Image.open(file)))
-    np.random.seed(seed)
-    T.AugmentationList(coco_mappers()[part].augmentations.augs)(augmented)
-
-    np.random.seed(seed)
-    mapped = coco_mappers()[part](entry(file, *size))
-
-    expected = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-    assert mapped["image"].dtype == torch.uint8 and torch.equal(mapped["image"], expected)
-    assert (mapped["width"], mapped["height"]) == size
-    if part == "train":  # what is left of the whole image is the whole of what is left
-        height, width = mapped["image"].shape[1:]
-        assert len(mapped["instances"]) == 1
-        (box,) = mapped["instances"].gt_boxes.tensor
-        torch.testing.assert_close(box, torch.tensor([0.0, 0, width, height]), rtol=0, atol=1.0)
 
 
 def turned(pixels, orientation):

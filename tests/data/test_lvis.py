@@ -103,30 +103,3 @@ def test_entries_that_are_not_of_lvis_are_refused(tmp_path, lvis_set, kind, fiel
     edit(tmp_path, kind, **fields)
     with pytest.raises(DataError, match=f"boxes.json: .*{message}"):
         load_detection_dataset(lvis_set)
-
-
-def test_a_first_synonym_is_a_name_too_as_detectron2_takes_it(tmp_path, lvis_set):
-    edit(tmp_path, "categories", name="x", synonyms=["air_conditioner", "y"])
-    assert len(load_detection_dataset(lvis_set)) == 3
-
-
-@pytest.mark.parametrize("number", [0, 7, None])
-def test_ids_of_annotations_do_not_count(tmp_path, lvis_set, number):
-    for _ in range(2):
-        edit(tmp_path, "annotations", id=number)
-    records = load_detection_dataset(lvis_set)
-    figures = evaluate(LVISEvaluator(lvis_set), records, [detections(x, 1203) for x in records])
-    assert figures["bbox"]["AP"] == pytest.approx(100)
-
-
-def test_a_test_set_needs_nothing_of_the_metric(tmp_path, lvis_set):
-    contents = json.loads((tmp_path / "boxes.json").read_text())
-    del contents["annotations"]
-    for entry in contents["images"]:
-        del entry["neg_category_ids"], entry["not_exhaustive_category_ids"]
-    (tmp_path / "boxes.json").write_text(json.dumps(contents))
-    records = load_detection_dataset(lvis_set)
-    found = [detections(x, 1203, wrong=2) for x in records]
-    assert evaluate(LVISEvaluator(lvis_set, str(tmp_path / "out")), records, found) == {}
-    results = json.loads((tmp_path / "out/lvis_instances_results.json").read_text())
-    assert len(results) == 6

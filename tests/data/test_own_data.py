@@ -10,7 +10,7 @@ from PIL import Image
 
 from coco_files import SIZE, write_coco
 from command_line import train_net
-from samdetr.data import CocoFiles, DataError, VocFolder, load_own_dataset, own
+from samdetr.data import CocoFiles, DataError, VocFolder, own
 from samdetr.engine import ConfigError, argument_parser, configure, load_config
 
 ROOT = Path(__file__).parents[2]
@@ -103,18 +103,6 @@ def test_classes_follow_from_the_data_and_stay_in_the_saved_config(tmp_path, wri
     assert evaluator._metadata.name == "own_val"
 
 
-def test_ids_with_gaps_and_without_order_keep_their_names(tmp_path):
-    records = load_own_dataset("own_val", write(tmp_path), CLASSES, num_classes=3)
-    assert [classes_of(x, CLASSES) for x in records] == [["newt", "cat"], []]
-
-
-def test_a_voc_folder_keeps_its_names_and_boxes(tmp_path):
-    first, second = load_own_dataset("own_val", write_voc(tmp_path), CLASSES, num_classes=3)
-    assert classes_of(first, CLASSES) == ["dog", "cat", "newt"]
-    assert {tuple(x["bbox"]) for x in first["annotations"]} == {(5, 5, 15, 15)}
-    assert second["annotations"] == []
-
-
 @pytest.mark.parametrize(
     ("config", "key"),
     [
@@ -155,12 +143,6 @@ def test_a_file_says_the_same_as_the_options_from_its_own_folder(tmp_path, suffi
         assert cfg.dataloader[part].dataset == expected.dataloader[part].dataset
 
 
-def test_overrides_have_the_last_word(tmp_path):
-    source = write(tmp_path)
-    cfg = config_of(*options(source, source), "dataloader.train.dataset.filter_empty=True")
-    assert cfg.dataloader.train.dataset.filter_empty is True
-
-
 def test_a_set_to_evaluate_on_must_have_the_classes_of_the_run(tmp_path):
     source = write(tmp_path / "train")
     LazyConfig.save(config_of(*options(source, source)), str(tmp_path / "config.yaml"))
@@ -182,15 +164,6 @@ def test_annotations_that_changed_after_the_config_are_an_error(tmp_path):
     write(tmp_path, names=("newt", "cat", "fox"))
     with pytest.raises(DataError, match="'own_val' has the classes .*fox.*changed"):
         instantiate(cfg.dataloader.test.dataset)
-
-
-def test_a_name_that_is_taken_is_refused_and_an_own_one_is_replaced(tmp_path):
-    first, second = write(tmp_path / "first"), write(tmp_path / "second", names=("x", "y", "z"))
-    with pytest.raises(DataError, match="names='mini_val' is already registered"):
-        load_own_dataset("mini_val", first, CLASSES)
-    load_own_dataset("own_val", first, CLASSES)
-    load_own_dataset("own_val", second, ["y", "z", "x"])
-    assert MetadataCatalog.get("own_val").json_file == second.json_file
 
 
 @pytest.mark.parametrize(

@@ -105,17 +105,6 @@ def test_fractions_are_rounded_to_the_pixels_that_the_metric_counts(folder):
     assert found["AP"] == pytest.approx(expected["AP"], abs=5)
 
 
-def test_a_name_of_a_class_is_no_path(folder, tmp_path_factory):
-    target = tmp_path_factory.mktemp("elsewhere") / "file"
-    expected = figures(Detectron2VOCEvaluator, register(folder))
-    edit(folder, "<name>cat</name>", f"<name>{target}</name>")
-    DatasetCatalog.remove("voc_evaluated")
-    MetadataCatalog.remove("voc_evaluated")
-    found = figures(PascalVOCDetectionEvaluator, register(folder, (str(target), "dog")))
-    assert found == expected
-    assert list(target.parent.iterdir()) == []
-
-
 @pytest.mark.parametrize("value", ["nan", "inf", "left"])
 def test_boxes_that_are_not_finite_are_not_evaluated(folder, caplog, value):
     odd = entry((value, 1, 9, 9), "cat", "")

@@ -3,7 +3,6 @@
 import argparse
 import json
 import pickle
-from functools import cache
 
 import pytest
 import torch
@@ -71,16 +70,6 @@ def test_a_pickled_backbone_of_arrays_fills_the_backbone(tmp_path):
     assert_same(model.backbone.state_dict(), source.backbone.state_dict())
 
 
-def test_what_stays_random_is_logged(tmp_path, caplog):
-    model = ToyModel()
-    path = saved(tmp_path, of_backbone(model))
-    checkpointer = InitialCheckpointer(model)
-    checkpointer.logger.propagate = True  # Detectron2's set-up stops it
-    with caplog.at_level("INFO"):
-        checkpointer.load(path)
-    assert "fills the backbone; random weights remain in head, norm" in caplog.text
-
-
 def test_a_backbone_is_no_model_to_evaluate(tmp_path):
     path = saved(tmp_path, of_backbone(ToyModel()))
     with pytest.raises(CheckpointError, match=r"4 missing: .*head\.bias \(it is a backbone's file"):
@@ -105,20 +94,6 @@ def test_a_backbone_of_another_size_is_an_error_about_the_backbone_alone(tmp_pat
     assert str(error.value).endswith("2 missing: backbone.1.weight, backbone.1.bias")
 
 
-def test_long_lists_of_keys_are_cut(tmp_path):
-    state = {**ToyModel().state_dict(), **{f"extra.{i}": torch.zeros(1) for i in range(20)}}
-    with pytest.raises(CheckpointError) as error:
-        Checkpointer(ToyModel()).load(saved(tmp_path, state))
-    assert "20 not in the model: extra.0," in str(error.value)
-    assert str(error.value).endswith("extra.7, ...")
-
-
-def test_a_file_of_another_code_base_gets_a_hint(tmp_path):
-    path = saved(tmp_path, {"transformer.encoder.weight": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match=r"no key fits: .*convert_checkpoint\.py"):
-        InitialCheckpointer(ToyModel()).load(path)
-
-
 def test_normalisation_constants_are_tolerated(tmp_path):
     source, model = ToyModel(), ToyModel()
     path = saved(tmp_path, {**source.state_dict(), "pixel_mean": torch.zeros(3, 1, 1)})
@@ -140,13 +115,6 @@ def test_a_missing_file_is_named_with_the_override(path, monkeypatch):
     assert "train.init_checkpoint=PATH" in str(error.value)
 
 
-def test_no_file_leaves_the_model_as_it_is():
-    model = ToyModel()
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    initialize(model, "")
-    assert_same(model.state_dict(), state)
-
-
 # The state of a run
 
 
@@ -159,13 +127,6 @@ def make_trainer():
     trainer = Trainer(model, ToyLoader(epoch=20), optimizer, amp, clip_grad)
     trainer.register_hooks([Seed(3)])
     return trainer
-
-
-@cache
-def state_of_run():
-    trainer = make_trainer()
-    trainer.train(0, 3)
-    return trainer.state_dict()
 
 
 def resumed(tmp_path, state):
@@ -184,12 +145,6 @@ def test_a_state_of_another_run_is_an_error_that_names_the_file(tmp_path, state)
     with pytest.raises(CheckpointError, match=r"file\.pth cannot be loaded: ") as error:
         resumed(tmp_path, state)
     assert "\n" not in str(error.value)
-
-
-def test_a_state_without_later_additions_is_continued(tmp_path):
-    old = {key: value for key, value in state_of_run().items() if key != "skipped"}
-    trainer = resumed(tmp_path, {**old, "hooks": {**old["hooks"], "Records": {"size": 0}}})
-    assert (trainer.iter, trainer.skipped) == (state_of_run()["iteration"], 0)
 
 
 def test_the_best_of_a_run_is_continued_unless_the_metric_is_another(tmp_path):

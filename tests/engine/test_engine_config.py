@@ -73,21 +73,6 @@ def test_a_value_that_does_not_fit_is_an_error_that_says_what_would(override, wa
         load_config(TOY, [override])
 
 
-def test_an_unknown_argument_passes_where_the_call_takes_any_and_none_is_close(tmp_path):
-    cfg = LazyConfig.load(TOY)
-    cfg.model = {"_target_": "test_engine_config.takes_any", "depth": 3}
-    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
-
-    file = str(tmp_path / "config.yaml")
-    assert load_config(file, ["model.width=2"], trusted=True).model.width == 2
-    with pytest.raises(ConfigError, match="nearest is 'model.depth'"):
-        load_config(file, ["model.dept=2"], trusted=True)
-
-
-def takes_any(depth, **others):
-    return depth, others
-
-
 def test_an_error_of_a_constructor_names_its_key():
     cfg = load_config(TOY, ["optimizer.lr=-1.0", "model._target_=toy.NoModel"])
     with pytest.raises(ConfigError, match=r"^model cannot be built: .*toy\.NoModel"):
@@ -155,13 +140,3 @@ def test_the_optimiser_slows_the_backbone_and_decays_every_parameter():
 def test_a_negative_factor_is_refused():
     with pytest.raises(ValueError, match="factor is -1"):
         BackboneFactor(-1)
-
-
-@pytest.mark.parametrize(("name", "milestone"), [("12ep", 10 / 12), ("50ep", 40 / 50)])
-def test_the_schedule_is_a_step_without_warm_up(name, milestone):
-    config = Path(__file__).parents[2] / "configs/common/optim.py"
-    multiplier = instantiate(LazyConfig.load(str(config), f"lr_multiplier_{name}"))
-    max_iter = 1000
-    factors = torch.tensor([multiplier(i / max_iter) for i in range(max_iter)])
-    before = torch.arange(max_iter) < milestone * max_iter
-    torch.testing.assert_close(factors, torch.where(before, 1.0, 0.1))

@@ -48,32 +48,11 @@ def test_ranks_that_alternate_between_machines_are_refused():
         place_in({**SLURM, "SLURM_PROCID": "3"})  # the second of its machine
 
 
-@pytest.mark.parametrize("num_gpus", [0, 1])
-def test_one_process_is_this_one(num_gpus, monkeypatch):
-    for name in (*TORCHRUN, *SLURM):
-        monkeypatch.delenv(name, raising=False)
-    seen = []
-    start(seen.append, arguments(num_gpus=num_gpus))
-    assert [args.num_gpus for args in seen] == [num_gpus]
-
-
 def test_torchrun_and_num_gpus_together_are_refused(monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="leave out --num-gpus"):
         start(print, arguments(num_gpus=2))
-
-
-def test_more_gpus_than_there_are_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ConfigError, match="--num-gpus 4, but this machine has 2"):
-        start(print, arguments(num_gpus=4))
-
-
-def test_several_machines_need_a_meeting_point():
-    with pytest.raises(ConfigError, match="needs --dist-url tcp://HOST:PORT"):
-        start(print, arguments(num_machines=2))
 
 
 def test_a_model_in_one_process_is_not_wrapped():

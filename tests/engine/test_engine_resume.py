@@ -173,16 +173,6 @@ def test_a_checkpoint_is_detectron2s_and_needs_no_checksum(whole, tmp_path):
     assert_same_run(tmp_path, whole)
 
 
-def test_the_last_checkpoints_are_kept_with_their_checksums(tmp_path):
-    cfg = toy(tmp_path, "train.checkpointer.period=1", "train.checkpointer.max_to_keep=2")
-    assert finish(start(killed_at_iteration, cfg, 7)) == [-signal.SIGKILL]
-    assert finish(resumed(cfg)) == [0]
-    names = sorted(path.name for path in tmp_path.glob("model_0*"))
-    kept = ["model_0000010.pth", "model_0000011.pth"]
-    assert names == sorted([*kept, *(f"{name}.sha256" for name in kept)])
-    assert not list(tmp_path.glob("*.partial"))
-
-
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     checkpointer = Checkpointer(ToyModel(), str(tmp_path))
     checkpointer.save("model_0000001", iteration=1)

@@ -7,7 +7,6 @@ import sys
 import time
 
 import pytest
-from detectron2.utils import comm
 
 from interruption import (
     ROOT,
@@ -72,17 +71,6 @@ def test_a_run_of_two_processes_goes_on_in_one(whole, tmp_path):
     assert [row["iteration"] for row in rows(tmp_path)] == [x["iteration"] for x in rows(whole)]
     before = [row for row in rows(whole) if row["iteration"] < 7]
     assert rows(tmp_path)[: len(before)] == before
-
-
-def test_another_number_of_processes_and_the_run_s_own_seed_are_said(caplog, monkeypatch):
-    saved = Seed(5).state_dict()
-    monkeypatch.setattr(comm, "get_world_size", lambda: 4)
-    seed = Seed(6)
-    with caplog.at_level("INFO", logger="samdetr"):
-        seed.load_state_dict(saved)
-    assert seed.seed == 5
-    assert "The run continues with train.seed=5" in caplog.text
-    assert "continues in 4 processes instead of 1: images come in the same order" in caplog.text
 
 
 def test_a_signal_to_the_process_that_started_the_others_stops_them_all(tmp_path):

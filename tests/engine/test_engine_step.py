@@ -68,13 +68,6 @@ def test_from_a_failed_iteration_on_no_weight_changes_although_it_is_read_later(
     assert_close(model.state_dict(), expected, rtol=0, atol=0)
 
 
-def test_metrics_are_read_at_once_if_the_optimiser_cannot_leave_out_a_step():
-    assert make_trainer(ToyModel(), fused=False, period=5).metrics_period == 1
-    assert make_trainer(ToyModel(), period=5).metrics_period == 5
-    with pytest.raises(ConfigError, match="metrics_period is 0, must be 1 or more"):
-        make_trainer(ToyModel(), period=0)
-
-
 def test_the_fused_optimiser_of_the_configs_gives_the_numbers_of_a_plain_one():
     models = [ToyModel()]
     models.append(deepcopy(models[0]))
@@ -181,8 +174,3 @@ def test_batches_that_end_before_the_run_are_named():
     trainer = make_trainer(ToyModel(), batches=[[sample(0)], [sample(1)]])
     with pytest.raises(ConfigError, match="dataloader.train ended before iteration=2"):
         trainer.train(0, 3)
-
-
-def test_a_negative_number_of_iterations_to_skip_is_refused():
-    with pytest.raises(ConfigError, match="train.skip_nonfinite is -1, must be 0 or more"):
-        make_trainer(ToyModel(), skip=-1)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from interruption import assert_same_run, at_iteration, commanded, finish, resumed, toy
 from samdetr.data import DataError
-from samdetr.engine import TrainingError, evaluate, load_config, train
+from samdetr.engine import TrainingError, load_config, train
 from samdetr.engine.hooks import reason_of
 from toy import ToyModel
 
@@ -132,16 +132,6 @@ def test_a_batch_that_does_not_fit_into_memory_is_described(tmp_path, wanted, re
         train(cfg)
 
 
-def test_an_evaluation_that_does_not_fit_into_memory_is_a_sentence(tmp_path):
-    cfg = load_config(TOY, [f"train.output_dir={tmp_path}"])
-    cfg.model = L(Greedy)(evaluated=True)
-    torch.save({"model": ToyModel().state_dict()}, tmp_path / "model.pth")
-    cfg.train.init_checkpoint = str(tmp_path / "model.pth")
-    with pytest.raises(TrainingError, match="^out of memory: .*DefaultCPUAllocator") as error:
-        evaluate(cfg)
-    assert "--resume" not in str(error.value)
-
-
 def test_what_is_not_known_keeps_its_own_error(tmp_path):
     assert reason_of(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "") == ""
     assert reason_of(FileNotFoundError(2, "No such file", "image.jpg"), "") == ""
@@ -169,14 +159,6 @@ def test_an_ap_that_is_not_finite_is_never_the_best(tmp_path, aps, best):
         found = json.loads(file.read_text())
         assert found["bbox/AP"] == best
         assert torch.load(tmp_path / "model_best.pth")["iteration"] == found["iteration"]
-
-
-def test_a_metric_that_is_not_measured_is_said_and_the_run_ends_well(tmp_path, caplog):
-    with caplog.at_level("WARNING"):
-        train(load_config(TOY, [f"train.output_dir={tmp_path}", "train.best_metric=bbox/AP51"]))
-    assert "Given val metric bbox/AP51 does not seem to be computed" in caplog.text
-    assert (tmp_path / "model_final.pth").is_file()
-    assert not (tmp_path / "model_best.pth").exists()
 
 
 def test_a_test_set_without_images_is_refused_before_the_training(tmp_path):

@@ -7,13 +7,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
-from command_line import train_net
 from hostile import marking
-from samdetr import Predictor, model_zoo
+from samdetr import model_zoo
 from samdetr.engine import ConfigError, load_config
 from samdetr.engine.config import PACKAGES, find
 
@@ -73,30 +72,6 @@ def test_a_call_of_anything_but_a_part_is_refused(marker, value, place):
     Path("config.yaml").write_text(mini(**{place: value}))
     with pytest.raises(ConfigError, match=r"^--config-file config\.yaml: "):
         load_config("config.yaml")
-
-
-def test_the_hostile_config_does_what_it_says_if_it_is_trusted(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("config.yaml").write_text(mini(extra=COMMAND))
-    with pytest.raises(ConfigError):
-        load_config("config.yaml")
-    assert not Path("marker").exists()
-    assert instantiate(load_config("config.yaml", trusted=True).extra) == 0
-    assert Path("marker").exists()
-
-
-def test_a_predictor_and_train_net_refuse_and_trust_as_they_are_told(marker, capsys):
-    Path("config.yaml").write_text(mini(model={"_target_": f"{__name__}.never"}))
-    with pytest.raises(ConfigError, match="not in"):
-        Predictor("config.yaml", "", device="cpu")
-    with pytest.raises(ConfigError, match="model cannot be built: nothing to build"):
-        Predictor("config.yaml", "", device="cpu", trusted_config=True)
-    assert train_net("--config-file", "config.yaml") == 2
-    assert "--trusted-config" in capsys.readouterr().err
-
-
-def never():
-    raise ValueError("nothing to build")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,6 @@ from detectron2.config import LazyConfig
 from detectron2.utils.env import seed_all_rng
 
 import command_line
-from command_line import run_script
-from interruption import finish, start
 from samdetr.engine import build_model, evaluate, load_config, train
 
 pytestmark = pytest.mark.slow
@@ -139,26 +136,6 @@ def test_it_runs_under_torchrun(tmp_path):
     process = popen(command, tmp_path)
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    check_toy_run(tmp_path / "output")
-
-
-def as_task(environment, folder):
-    """What train_net.py does in a process that SLURM has started."""
-    os.environ.update(environment)
-    sys.exit(run_script("train_net.py", "--config-file", TOY, f"train.output_dir={folder}"))
-
-
-def test_it_runs_under_slurm(tmp_path, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "SLURM_NTASKS": "2"}
-    processes = [
-        start(as_task, {**place, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}, tmp_path / "output")
-        for rank in "01"
-    ]
-    assert finish(*processes) == [0, 0]
     check_toy_run(tmp_path / "output")
 
 

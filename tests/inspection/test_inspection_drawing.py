@@ -5,7 +5,7 @@ import pytest
 from matplotlib.patches import Ellipse, Rectangle
 
 from inspection_makers import make_view
-from samdetr.inspection import draw_heads, draw_layers
+from samdetr.inspection import draw_heads
 
 pytestmark = pytest.mark.slow
 
@@ -73,19 +73,3 @@ def test_rings_are_where_the_gaussian_of_a_head_has_half_its_height():
             offset = np.abs(rim - shown.points[0]).max(0)  # of the rightmost and lowest points
             height = np.exp(-(shown.sharpness[0] * offset**2))
             np.testing.assert_allclose(height, 0.5, rtol=1e-3)
-
-
-def test_layers_have_a_row_for_every_query_and_two_columns_for_every_layer():
-    view = make_view()
-
-    axes = rows(draw_layers(view), 6)
-
-    assert len(axes) == 4
-    assert [x.get_title() for x in axes[0][:2]] == ["layer 1", "attention"]
-    for line, query in zip(axes, [x for views in view.objects for x in views]):
-        for index, layer in enumerate(query.layers):
-            np.testing.assert_allclose(dots(line[2 * index]), layer.maps[0].points)
-            assert (line[2 * index].images[0].get_array() == view.picture).all()
-            heat = line[2 * index + 1].images[1].get_array()[..., 3]
-            assert heat.argmax() == layer.maps[0].weights.argmax()
-        assert not any(x.images for x in line[2 * len(query.layers) :])

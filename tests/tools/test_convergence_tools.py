@@ -1,12 +1,10 @@
 """Commands of the convergence study: plots, arguments, trainings that fail or resume."""
 
 import pytest
-from test_convergence import PROTOCOL, make_results, write_lines
+from test_convergence import PROTOCOL, make_results
 
 import convergence_study
-import plot_convergence
 from convergence import report, study
-from convergence.curves import published_curves
 from convergence.results import StudyError, add_run, load_results
 
 
@@ -23,22 +21,6 @@ def test_report_makes_page_and_plots_from_the_results_alone(tmp_path, monkeypatc
 
 
 # Plots
-
-
-def drawn(arguments, monkeypatch, tmp_path):
-    """Labels and points of the lines that plot_convergence.py draws."""
-    options = plot_convergence.argument_parser().parse_args([str(tmp_path / "x.png"), *arguments])
-    lines = plot_convergence.draw(options).axes[0].get_lines()
-    return {x.get_label(): [*zip(x.get_xdata(), x.get_ydata())] for x in lines}
-
-
-def test_logs_are_drawn_beside_published_curves(tmp_path, monkeypatch):
-    write_lines(tmp_path / "metrics.json", [{"iteration": 7392, "bbox/AP": 12.5}])
-    arguments = ["--logs", str(tmp_path), "--labels", "mine", "--iterations-per-epoch", "7393"]
-    found = drawn([*arguments, "--published", "r50_e12"], monkeypatch, tmp_path)
-    published = published_curves()["r50_e12"]
-    assert found["mine"] == [(1.0, 12.5)]
-    assert found["r50_e12 (published)"] == [*zip(published.steps, published.ap)]
 
 
 # The tool
