@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Count the parameters and the operations of a model, in markdown.
+"""Print the parameters and operations of a model as markdown.
 
-GFLOPs are 1e9 multiply-adds for one image at inference, the mean of the sizes.
+GFLOPs are 1e9 multiply-adds per image at inference, averaged over the image sizes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "coco"
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config-file", help="the model whose parts to list")
+    what.add_argument("--config-file", help="config of the model whose parts to list")
     what.add_argument(
         "--paper",
         action="store_true",
-        help="list the rows of the paper's tables 1 and 2; minutes, for the ConvNets must run",
+        help="list tables 1 and 2 of the paper; takes minutes, because the ConvNets are run",
     )
     parser.add_argument(
         "--size",
@@ -33,13 +33,13 @@ def main(arguments: list[str] | None = None) -> None:
         nargs=2,
         type=int,
         metavar=("HEIGHT", "WIDTH"),
-        help="of an image in pixels, as often as wanted (default: 800 1067 and 800 1199)",
+        help="image size in pixels, may be repeated (default: 800 1067 and 800 1199)",
     )
     parser.add_argument("overrides", nargs="*", help="key=value, for --config-file")
     add_trust_option(parser)
     options = parser.parse_args(arguments)
     if options.paper and options.overrides:
-        parser.error("overrides go with --config-file, not with --paper")
+        parser.error("overrides require --config-file, not --paper")
     sizes = options.sizes or analysis.COCO_SIZES
     with refusing(parser.prog):
         if options.paper:

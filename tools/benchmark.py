@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Measure speed and memory of one or several models, turn and turn about, and print markdown.
+"""Measure the speed and memory of one or several models and print markdown.
 
-Every round runs each contestant once, so that ratios hold on a machine with other work to do. All
-of them get the same random images and boxes. `time / first` is the median, over the rounds, of a
-contestant's time over that of the first config.
+Every round runs each contestant once, so ratios hold on a machine with other load. All contestants
+get the same random images and boxes. `time / first` is the median over the rounds of a contestant's
+time divided by that of the first config.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ examples:
       --photographs 64 --workers 2
 """
 LOADING = "loading"
-# Options that do not go with what is asked for.
+# Options that exclude --scale and --mode loading.
 WITHOUT_SCALE = ("memory", "profile")
 WITHOUT_LOADING = ("against", "compile", "scale", *WITHOUT_SCALE)
 
@@ -48,30 +48,36 @@ def argument_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", nargs="+", required=True, metavar="FILE", help="models; the first is 1.00")
+    add(
+        "--config-file",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="configs; ratios are to the first",
+    )
     add(
         "--mode",
         choices=[*WORK, LOADING],
         default="forward",
-        help="detections (default), whole training steps, or batches of the training loader",
+        help="inference (default), training steps, or batches of the training loader",
     )
     add("--repeat", type=integer(1), default=7, help="rounds (default: 7)")
-    add("--warmup", type=integer(0), default=2, help="rounds before them (default: 2)")
-    add("--batch", type=integer(1), help="images at a time (default: 1; of a loader as it has it)")
-    add("--threads", type=integer(1), help="of the CPU (default: as torch has it)")
-    add("--json", type=Path, metavar="FILE", help="write all figures here")
-    add("overrides", nargs="*", help="key=value, anywhere; for all configs")
+    add("--warmup", type=integer(0), default=2, help="untimed rounds before them (default: 2)")
+    add("--batch", type=integer(1), help="batch size (default: 1; for a loader its own)")
+    add("--threads", type=integer(1), help="CPU threads (default: torch's)")
+    add("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    add("overrides", nargs="*", help="key=value for all configs; may stand anywhere")
     add_trust_option(parser)
     add_model_options(parser)
     loading = parser.add_argument_group("for --mode loading").add_argument
-    loading("--batches", type=integer(1), default=8, help="of a turn (default: 8)")
-    loading("--workers", type=integer(0), help="processes (default: as the config has it)")
+    loading("--batches", type=integer(1), default=8, help="batches per round (default: 8)")
+    loading("--workers", type=integer(0), help="worker processes (default: the config's)")
     loading(
         "--photographs",
         type=integer(0),
         default=0,
         metavar="COUNT",
-        help="instead of the config's data set load so many made-up images of 640x480",
+        help="load COUNT synthetic 640x480 images instead of the config's data set",
     )
     return parser
 
@@ -83,33 +89,47 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="MODULE:FUNCTION",
-        help="takes the first config's model and returns the module to measure beside it",
+        help="maps the first config's model to a module to measure beside it",
     )
     add(
         "--compile",
         nargs="+",
         default=[],
         metavar="PART",
-        help="every config competes once more with these submodules compiled; '.' is the whole",
+        help="also run every config with these submodules compiled; '.' is the whole model",
     )
     add(
         "--size",
         type=image_size(1),
         default=(800, 1066),
         metavar="HEIGHTxWIDTH",
-        help="of the images in pixels (default: 800x1066)",
+        help="image size in pixels (default: 800x1066)",
     )
     add("--boxes", type=integer(0), default=8, help="objects per image (default: 8)")
     add("--device", default="cpu", help="cpu (default) or cuda")
     add("--dtype", choices=DTYPES, default="float32", help="default: float32")
-    add("--weights", default="", help="file for all configs' models (default: random weights)")
-    add("--memory", action="store_true", help="peak memory too, each in a process of its own")
-    add("--profile", action="store_true", help="time by part of the model, and top operators")
-    add("--scale", nargs="+", choices=AXES, default=[], help="instead, how time grows along axes")
+    add("--weights", default="", help="checkpoint for all configs (default: random weights)")
+    add(
+        "--memory",
+        action="store_true",
+        help="also measure peak memory, each contestant in its own process",
+    )
+    add(
+        "--profile",
+        action="store_true",
+        help="also list time by part of the model and the slowest operators",
+    )
+    add(
+        "--scale",
+        nargs="+",
+        choices=AXES,
+        default=[],
+        help="measure how time scales along these axes instead",
+    )
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options, with overrides wherever they stand: several options take lists before them."""
+    """Parse options. Overrides may stand anywhere, even after options that take lists."""
     overrides = [x for x in arguments if "=" in x and not x.startswith("-")]
     parser = argument_parser()
     options = parser.parse_args([x for x in arguments if x not in overrides])
@@ -162,7 +182,7 @@ def benchmark_models(cases: list[Case], options: argparse.Namespace) -> dict[str
 
 
 def benchmark(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what the options ask for and print it; everything that is known about it."""
+    """Measure and print what the options ask for; return all figures for JSON."""
     if options.threads:
         torch.set_num_threads(options.threads)
     cases = run.contestants(

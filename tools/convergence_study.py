@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Train the variants of the paper on the bundled data set, and tell how fast they converge.
+"""Train the paper's variants on the bundled data set and report how fast they converge.
 
-What is done is skipped and what was interrupted goes on, so the same command may be given again
-and again. docs/convergence.md has the protocol and what came out.
+Finished trainings are skipped and interrupted ones resume, so a command can be repeated.
+docs/convergence.md has the protocol and the results.
 """
 
 from __future__ import annotations
@@ -33,25 +33,23 @@ def argument_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--list", action="store_true", help="the trainings, and which are done")
+    what.add_argument("--list", action="store_true", help="list the trainings and which are done")
     what.add_argument("--run", nargs="+", metavar="NAME", help="train variants, by their configs")
-    what.add_argument("--all", action="store_true", help="train what --list has")
-    what.add_argument(
-        "--report", action="store_true", help="make the tables and plots of the docs anew"
-    )
+    what.add_argument("--all", action="store_true", help="run all trainings of --list")
+    what.add_argument("--report", action="store_true", help="update the tables and plots in docs/")
     add = parser.add_argument
     add("--seed", nargs="+", type=int, metavar="S", help="for --run (default: those of --list)")
     add(
         "--jobs",
         type=int,
         default=os.cpu_count(),
-        help="trainings side by side, one thread each (default: one for each core)",
+        help="parallel trainings of one thread each (default: one per core)",
     )
     add(
         "--results",
         type=Path,
         default=ROOT / "docs/convergence.json",
-        help="file of figures (default: docs/convergence.json)",
+        help="results file (default: docs/convergence.json)",
     )
     add(
         "--output",
@@ -63,18 +61,18 @@ def argument_parser() -> argparse.ArgumentParser:
         "--page",
         type=Path,
         default=ROOT / "docs/convergence.md",
-        help="page that --report brings up to date, plots beside it (default: docs/convergence.md)",
+        help="page updated by --report, with plots beside it (default: docs/convergence.md)",
     )
     add(
         "overrides",
         nargs="*",
-        help="key=value: a protocol of your own, on top of the study's; needs its own --results",
+        help="key=value on top of the study's protocol; requires another --results",
     )
     return parser
 
 
 def chosen(names: list[str] | None, seeds: list[int] | None) -> list[Training]:
-    """The trainings asked for; seeds in the outer loop, so that every variant has one soon."""
+    """Return the requested trainings, ordered by seed: every variant is trained once first."""
     known = {variant.name: variant.seeds for variant in VARIANTS}
     for name in names or ():
         if name not in known:
@@ -97,13 +95,13 @@ def show_list(results: Path, protocol: tuple[str, ...]) -> None:
 
 
 def report(results_file: Path, page: Path) -> None:
-    """Bring the page and the plots beside it up to date with the results file."""
-    # Only here: the trainings need no matplotlib.
+    """Update the page and the plots beside it from the results file."""
+    # Imported here because trainings do not need matplotlib.
     from convergence.plots import study_figures
 
     results = load_results(results_file)
     if not page.is_file():
-        raise StudyError(f"--page {page} is not there")
+        raise StudyError(f"--page {page} does not exist")
     page.write_text(fill(page.read_text(), Report(results).tables()))
     print(page)
     for name, figure in study_figures(results).items():
@@ -123,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}, must be 1 or more")
     if options.seed is not None and not options.run:
-        parser.error("--seed goes with --run")
+        parser.error("--seed requires --run")
     with refusing(parser.prog):
         if options.list:
             show_list(options.results, protocol)

@@ -1,8 +1,8 @@
-"""Writes a set like `mini` (digits on photographs, COCO format) into a folder of your choice.
+"""Write a data set like `mini` (digits on photographs, COCO format) to a folder.
 
     python tools/make_mini.py OUT --train 4000 --val 500 --size 128 --max-objects 6
 
-Training needs no call of this: `mini_train` and `mini_val` are generated on first use.
+Not needed for training: `mini_train` and `mini_val` are generated on first use.
 """
 
 import argparse
@@ -19,9 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", type=Path, help="folder to write into")
+    parser.add_argument("out", type=Path, help="output folder")
     for split, count in MINI_COUNTS.items():
-        parser.add_argument(f"--{split}", type=int, default=count, help=f"images ({count})")
+        parser.add_argument(
+            f"--{split}", type=int, default=count, help=f"number of images ({count})"
+        )
     fields = dataclasses.fields(SceneParameters)
     for field in fields:
         option = "--" + field.name.replace("_", "-")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Plot AP over training: logs of yours beside the published curves, or the figures of the study.
+"""Plot AP over training: your logs beside the published curves, or figures of the study.
 
 Reads Detectron2's metrics.json and the line-JSON of DETR-style code (log.txt with
-test_coco_eval_bbox); a folder stands for the one that it has.
+test_coco_eval_bbox), given as a file or as the folder that contains it.
 """
 
 from __future__ import annotations
@@ -36,32 +36,36 @@ def argument_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("output", type=Path, help="picture to write: .png, .svg, .pdf")
     add("--logs", nargs="+", type=Path, default=[], metavar="PATH", help="files or folders")
-    add("--labels", nargs="+", metavar="TEXT", help="of the logs (default: names of folders)")
+    add("--labels", nargs="+", metavar="TEXT", help="labels of the logs (default: folder names)")
     add(
         "--published",
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"runs on COCO that the authors published: {', '.join(published_curves())}",
+        help=f"published runs on COCO: {', '.join(published_curves())}",
     )
     add(
         "--iterations-per-epoch",
         type=int,
         metavar="N",
-        help="to draw logs that count iterations over epochs (COCO with 16 images: 7393)",
+        help="convert iterations to epochs (COCO with batches of 16: 7393)",
     )
-    add("--figure", choices=STUDY, help="instead, this figure of the paper by the study's results")
+    add(
+        "--figure",
+        choices=STUDY,
+        help="plot this figure of the paper from the study's results instead",
+    )
     add(
         "--results",
         type=Path,
         default=ROOT / "docs/convergence.json",
-        help="of the study, for --figure (default: docs/convergence.json)",
+        help="results file for --figure (default: docs/convergence.json)",
     )
     return parser
 
 
 def draw(options: argparse.Namespace) -> plots.Figure:
-    """The figure that the options ask for."""
+    """Draw the figure that the options ask for."""
     if options.figure:
         return STUDY[options.figure](load_results(options.results))
     labels = options.labels or [""] * len(options.logs)
@@ -71,7 +75,7 @@ def draw(options: argparse.Namespace) -> plots.Figure:
         curves = [curve.per_epoch(options.iterations_per_epoch) for curve in curves]
     if len({curve.unit for curve in [*curves, *published]}) > 1:
         raise LogError(
-            "some curves count iterations, some epochs: --iterations-per-epoch makes epochs of all"
+            "some curves count iterations, some epochs: convert them by --iterations-per-epoch"
         )
     return plots.plot_curves(curves, published)
 

@@ -1,15 +1,17 @@
-"""Counts of parameters and operations: by hand on small modules, and those of the paper."""
+"""Parameters and multiply-adds: by hand for small modules, and against the paper's tables."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from detectron2.layers import ROIAlign
 from torch import nn
 
 from benchmark import flops as analysis
 from benchmark import paper_table as paper
-from conftest import make_boxes, make_level, make_pyramid
+from benchmark.parts import OTHER
+from conftest import make_boxes, make_config, make_level, make_pyramid
 from samdetr.engine import load_config
 from samdetr.modeling import KeypointResampler
 from samdetr.modeling.attention import attend
@@ -20,9 +22,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-# Every part of our models is in one of these.
-FILES = [f"mini/{x.stem}" for x in sorted((CONFIGS / "mini").glob("*detr*.py"))]
-FILES += ["coco/sam_detr_r50_dc5_smca_12ep", "coco/sam_detr_pp_r50_smca_dn_12ep"]
 COSTS = {  # and how far operations are from those of the paper
     "detr_r50_12ep": 0.05,
     # The paper does not print what its own code has for single-scale SAM-DETR.
@@ -50,11 +49,8 @@ def build(name, *overrides):
 
 
 def count(module, *inputs):
-    """Operations of a module, of which none may be left out."""
-    counter = analysis.FlopCounter(module.eval())
-    counter.run(*inputs)
-    assert not counter.uncounted
-    return counter.flops.total()
+    """Multiply-adds of a module."""
+    return sum(analysis.count_parts(module.eval(), *inputs).values())
 
 
 def test_a_multiply_add_of_a_linear_layer_is_one_operation():
@@ -108,9 +104,27 @@ def test_the_resampler_counts_four_per_channel_of_a_keypoint():
     assert flops == 2 * 3 * (layers + 4 * 5 * 8)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_no_operator_of_our_models_is_left_out(name):
-    assert analysis.analyze(build(name), [(64, 96)]).uncounted == set()
+def test_parts_are_those_of_the_paper():
+    model = analysis.build(make_config())
+    model.neck.requires_grad_(False)
+
+    parts = analysis.analyze(model, [(64, 64)]).parts
+
+    assert parts["neck"].parameters == 0 and parts["neck"].flops > 0  # frozen
+    aligner = [f"aligner.{x}" for x in ("pooler", "resampler", "content_gate", "position_gate")]
+    for name in ("self_attention", *aligner, "cross_attention", "feed_forward", "heads"):
+        assert parts[f"decoder.{name}"].flops > 0, name
+    dim, queries, layers = 64, 12, 3
+    assert parts["decoder.feed_forward"].flops == layers * queries * 2 * dim * 32
+    assert parts["decoder.aligner.content_gate"].flops == layers * queries * dim * 8 * dim
+    assert OTHER not in parts
+
+
+def test_a_model_on_the_meta_device_counts_the_same():
+    cfg = load_config(str(CONFIGS / "mini/detr.py"))
+    meta, real = analysis.build(cfg.model), instantiate(cfg.model).eval()
+    assert next(meta.parameters()).is_meta
+    assert analysis.analyze(meta, [(64, 96)]) == analysis.analyze(real, [(64, 96)])
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
-"""Measuring turn about, memory, profiles and loading, with a clock and memory that are known."""
+"""Interleaved timing, memory and attribution to parts, with a fake clock and known sizes."""
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
-from benchmark import memory, profiling, run
+from benchmark import memory, run
 from benchmark.cases import Setting, TrainingStep, make_batch
+from benchmark.parts import OTHER, measure_parts, part_of
 from benchmark.timing import Contestant, measure, summarize
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +18,7 @@ NUMBERS = 64 * MEGA // 4  # float32 in 64 MiB: more than an allocator keeps for 
 
 
 class FakeClock:
-    """Seconds that pass when told."""
+    """Clock that advances only by `spend`."""
 
     def __init__(self):
         self.now = 0.0
@@ -29,7 +31,7 @@ class FakeClock:
 
 
 class Spending(nn.Module):
-    """Lets time pass before and behind its parts."""
+    """Spends time on the clock before and after its parts."""
 
     def __init__(self, clock, seconds, **parts):
         super().__init__()
@@ -46,7 +48,7 @@ class Spending(nn.Module):
 
 
 class Keeping(nn.Module):
-    """A product of two numbers arrays of 64 MiB, both of which its gradient needs."""
+    """Product of two 64 MiB tensors, both needed for the gradient."""
 
     def __init__(self):
         super().__init__()
@@ -80,6 +82,21 @@ def test_saved_bytes_are_those_of_activations_each_once():
     assert memory.saved_bytes(lambda: (x.exp() * x.exp()).sum(), nn.Identity()) == 2 * 40
 
 
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [
+        ("", OTHER),
+        ("backbone.res3.0.conv1", "backbone"),
+        ("decoder.layers.2.aligner.pooler", "decoder.aligner.pooler"),
+        ("decoder.layers.0.norm2", "decoder.norm"),
+        ("decoder.layers.1.cross_attention.prior.scale", "decoder.cross_attention.prior"),
+        ("criterion.matcher", "criterion.matcher"),
+    ],
+)
+def test_layers_of_a_stack_are_one_part(module, part):
+    assert part_of(module) == part
+
+
 def test_parts_are_timed_without_the_parts_inside():
     clock = FakeClock()
     aligner = Spending(clock, 4.0, pooler=Spending(clock, 8.0))
@@ -87,18 +104,17 @@ def test_parts_are_timed_without_the_parts_inside():
     model = Spending(clock, 0.5, backbone=Spending(clock, 1.0))
     model.decoder = nn.Sequential()
     model.decoder.layers = nn.Sequential(*layers)
-    timer = profiling.PartTimer(model, clock)
 
-    timer.run(lambda: model(torch.ones(1)))
+    _, seconds = measure_parts(model, clock, lambda: model(torch.ones(1)))
 
-    assert timer.seconds == {
+    assert seconds == {
         "other": 1.0,
         "backbone": 2.0,
         "decoder": 8.0,
         "decoder.aligner": 8.0,
         "decoder.aligner.pooler": 16.0,
     }
-    assert sum(timer.seconds.values()) == clock.now
+    assert sum(seconds.values()) == clock.now
     assert not any(x._forward_hooks or x._forward_pre_hooks for x in model.modules())
 
 

@@ -11,7 +11,7 @@ from command_line import ROOT, run_script
 
 MINI = str(ROOT / "configs/mini/sam_detr_smca.py")
 CONFIG = ["--config-file", MINI]
-LIBRARIES = {"tools/argument_types.py"}
+LIBRARIES = {"tools/argument_types.py", "tools/weight.py"}  # without input to refuse
 
 # A bad input per command, and words of the error. IN is the folder of `inputs`; nothing can be
 # written under TEXT, a file.

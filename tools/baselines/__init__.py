@@ -1,5 +1,5 @@
-"""What the benchmark measures samdetr against: models with the contract of Detectron2.
+"""Baselines for `tools/benchmark.py --against`: detectors with the interface of Detectron2.
 
-With `tools` on Python's path, `baselines.official:official` and the like are `MODULE:FUNCTION`; the
-function takes one of this project's models and returns a model to run in its place.
+`--against baselines.official:official` names a function that maps one of this project's models to
+the detector to measure in its place.
 """

@@ -1,4 +1,4 @@
-"""What all baselines have in common: Detectron2's contract of a detector around a model.
+"""Base class of the baselines: Detectron2's detector interface around a model.
 
 Shapes: B images, N queries, K classes, T boxes of an image.
 Units:  boxes are (cx, cy, w, h), fractions of the unpadded image.
@@ -20,10 +20,10 @@ Target = dict[str, Tensor]  # "labels", (T,), and "boxes", (T, 4), of an image
 
 
 class Baseline(nn.Module, ABC):
-    """A model with the inputs and outputs of another; see `SAMDETR.forward`.
+    """Detector with the inputs and outputs of `SAMDETR.forward`.
 
     Args:
-        model: a `SAMDETR`, of which only the normalisation and the number of detections are taken.
+        model: supplies the pixel normalisation and the number of detections.
     """
 
     pixel_mean: Tensor
@@ -37,14 +37,14 @@ class Baseline(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, images: Tensor, mask: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        """Weighted losses by name, for what `batch` and `target` give."""
+        """Return the weighted losses by name, given the outputs of `batch` and `target`."""
 
     @abstractmethod
     def detect(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, K) scores and (B, N, 4) boxes, for what `batch` gives."""
+        """Return (B, N, K) scores and (B, N, 4) boxes, given the outputs of `batch`."""
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """As `SAMDETR.forward`."""
+        """See `SAMDETR.forward`."""
         images, mask = self.batch([x["image"] for x in batched_inputs])
         if self.training:
             return self.losses(images, mask, [self.target(x["instances"]) for x in batched_inputs])
@@ -55,7 +55,7 @@ class Baseline(nn.Module, ABC):
         return [{"instances": x} for x in self.instances(*self.detect(images, mask), sizes)]
 
     def batch(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Normalise (3, height, width) images; a padded batch and its mask, True on padding."""
+        """Normalise and pad images; return the batch and its mask, True on padding."""
         images = [(x.to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std for x in images]
         height, width = (max(x.shape[i] for x in images) for i in (1, 2))
         batch = images[0].new_zeros(len(images), 3, height, width)
@@ -66,7 +66,7 @@ class Baseline(nn.Module, ABC):
         return batch, mask
 
     def target(self, instances: Instances) -> Target:
-        """Ground truth of an image."""
+        """Convert the ground truth of an image to normalised cxcywh boxes."""
         height, width = instances.image_size
         boxes = box_convert(instances.gt_boxes.tensor.float(), "xyxy", "cxcywh")
         boxes = boxes / boxes.new_tensor([width, height, width, height])
@@ -76,7 +76,7 @@ class Baseline(nn.Module, ABC):
     def instances(
         self, scores: Tensor, boxes: Tensor, sizes: list[tuple[int, int]]
     ) -> list[Instances]:
-        """The best pairs of query and class of every image, for its (height, width)."""
+        """Return the best query-class pairs of every image, scaled to its (height, width)."""
         num_classes = scores.shape[-1]
         scores = scores.flatten(1)
         scores, index = scores.topk(min(self.detections_per_image, scores.shape[1]), dim=1)

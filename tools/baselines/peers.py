@@ -1,7 +1,7 @@
-"""What one would take instead: detectors of the package `transformers`, with random weights.
+"""Alternatives in practice: detectors of the package `transformers`, with random weights.
 
-Each has a ResNet-50 (which the package keeps frozen as a whole) and the package's defaults, among
-them no auxiliary losses.
+Each has a ResNet-50, which the package freezes entirely, and the package's defaults, which include
+no auxiliary losses.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ try:
     transformers: Any = import_module("transformers")
 except ImportError as error:
     raise ImportError(
-        f"baselines.peers measures the package transformers, which does not import ({error}): run "
+        f"baselines.peers needs the package transformers, which cannot be imported ({error}): run "
         "`pip install transformers`"
     ) from error
 
 
 class Peer(Baseline):
-    """A detector of the package with the contract of Detectron2.
+    """A detector of the package with the interface of Detectron2.
 
     Args:
-        model: a `SAMDETR`, as in the parent.
+        model: see `Baseline`.
         detector: one of the package's `...ForObjectDetection`.
-        scores: from its (B, N, ...) logits to (B, N, K) scores.
+        scores: maps its (B, N, ...) logits to (B, N, K) scores.
     """
 
     def __init__(self, model: SAMDETR, detector: nn.Module, scores: Callable[[Tensor], Tensor]):
@@ -41,19 +41,19 @@ class Peer(Baseline):
         self.scores = scores
 
     def losses(self, images: Tensor, mask: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        """The package's weighted sum as the only loss."""
+        """Return the package's weighted sum as the only loss."""
         labels = [{"class_labels": x["labels"], "boxes": x["boxes"]} for x in targets]
         output = self.detector(pixel_values=images, pixel_mask=(~mask).long(), labels=labels)
         return {"loss": output.loss}
 
     def detect(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """As in the parent."""
+        """See `Baseline.detect`."""
         output = self.detector(pixel_values=images, pixel_mask=(~mask).long())
         return self.scores(output.logits), output.pred_boxes
 
 
 def detr(model: SAMDETR) -> Peer:
-    """DETR, in place of a `SAMDETR` with as many classes, as the other functions here."""
+    """DETR with as many classes as the given `SAMDETR`."""
     return make(model, "Detr", object_scores)
 
 
@@ -68,12 +68,12 @@ def dab_detr(model: SAMDETR) -> Peer:
 
 
 def deformable_detr(model: SAMDETR) -> Peer:
-    """Deformable DETR without box refinement and second stage, on four scales."""
+    """Deformable DETR on four scales, without box refinement and two-stage queries."""
     return make(model, "DeformableDetr", torch.sigmoid, ("stage2", "stage3", "stage4"))
 
 
 def object_scores(logits: Tensor) -> Tensor:
-    """Probabilities of the classes without the last, which means that there is nothing."""
+    """Softmax over classes, without the last, which is "no object"."""
     return logits.softmax(-1)[..., :-1]
 
 
@@ -84,14 +84,14 @@ def make(
     stages: tuple[str, ...] = ("stage4",),
     **settings: Any,
 ) -> Peer:
-    """A peer on the device of a model and in its mode.
+    """Build a peer on the device and in the mode of a model.
 
     Args:
         model: a `SAMDETR`.
-        name: of the architecture in the package's class names.
-        scores: as in `Peer`.
-        stages: of the backbone that the architecture reads.
-        settings: of the package's config of the architecture, where they are not its defaults.
+        name: prefix of the architecture's class names in the package.
+        scores: see `Peer`.
+        stages: backbone stages that the architecture uses.
+        settings: overrides of the package's config of the architecture.
     """
     backbone = transformers.ResNetConfig(out_features=list(stages))
     settings = {"backbone_config": backbone, "num_labels": model.num_classes, **settings}

@@ -1,1 +1,1 @@
-"""Speed and memory of detectors, measured turn and turn about."""
+"""Speed and memory of detectors, measured in interleaved rounds."""

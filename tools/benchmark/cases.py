@@ -1,4 +1,4 @@
-"""What is measured: a detector made from a config, its inputs, and what it does with them."""
+"""Contestants of the benchmark: a detector built from a config, its inputs, and the work timed."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from samdetr.engine import ConfigError, build_model, build_optimizer, compile_pa
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MIN_SIZE = 32  # the largest stride
-BOX_SIDES = (0.05, 0.5)  # of ground truth, fractions of the image's
-# Where configs say how many classes there are: ours, and those of Detectron2's models.
+BOX_SIDES = (0.05, 0.5)  # of the ground truth, as fractions of the image
+# Config keys that hold the number of classes: in our configs, and in those of Detectron2's models.
 NUM_CLASSES = ("dataloader.train.dataset.num_classes", "model.num_classes")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all contestants of a run have in common.
+    """Settings shared by all contestants of a run.
 
     Args:
         mode: "forward" or "step".
-        size: (height, width) of the images in pixels.
-        batch: images at a time.
-        boxes: ground truth per image.
+        size: (height, width) of the images, pixels.
+        batch: images per forward.
+        boxes: ground-truth boxes per image.
         device: "cpu" or "cuda".
-        dtype: "float32", or "bfloat16" by autocast.
-        weights: file or URL that every config's model is filled from; "" for random weights.
+        dtype: "float32", or "bfloat16" for autocast.
+        weights: checkpoint loaded into the model of every config; "" for random weights.
         seed: of weights, images and boxes.
 
     Raises:
-        ConfigError: if a value cannot work.
+        ConfigError: if a value is out of range or the device is not available.
     """
 
     mode: str = "forward"
@@ -59,35 +59,31 @@ class Setting:
             raise ConfigError(
                 f"size is {self.size[0]}x{self.size[1]}, must be at least {MIN_SIZE}x{MIN_SIZE}"
             )
-        if self.batch < 1 or self.boxes < 0:
-            raise ConfigError(
-                f"batch is {self.batch} and boxes is {self.boxes}, must be 1 and 0 or more"
-            )
         if self.device not in ("cpu", "cuda"):
             raise ConfigError(
-                f"device is {self.device!r}, must be cpu or cuda, of which CUDA_VISIBLE_DEVICES "
-                "picks one"
+                f"device is {self.device!r}, must be cpu or cuda (CUDA_VISIBLE_DEVICES selects "
+                "the GPU)"
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"device is {self.device!r}, but torch finds no GPU: set it to cpu")
 
     def autocast(self) -> torch.autocast:
-        """Mixed precision as chosen."""
+        """Return the autocast context for `dtype`."""
         kind, dtype = torch.device(self.device).type, DTYPES[self.dtype]
         return torch.autocast(kind, dtype, enabled=dtype is not torch.float32)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One contestant: plain data, so that another process can make it as well.
+    """A contestant as plain data, which another process can build as well.
 
     Args:
-        config: file of a LazyConfig.
-        overrides: of its values.
-        against: "MODULE:FUNCTION", from the config's model on its device to the module that is
-            measured in its place, which keeps Detectron2's contract of a detector.
-        compiled: names of the submodules that `torch.compile` gets.
-        trusted: as in `engine.load_config`.
+        config: LazyConfig file.
+        overrides: "key=value" for that config.
+        against: "MODULE:FUNCTION" of a function that maps the config's model to the detector to
+            measure in its place, with the same inputs and outputs.
+        compiled: names of the submodules to `torch.compile`.
+        trusted: see `engine.load_config`.
     """
 
     config: str
@@ -98,23 +94,23 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Name in tables and JSON."""
         path = Path(self.config).resolve()
         name = self.against or f"{path.parent.name}/{path.stem}"
         return f"{name}, compiled" if self.compiled else name
 
     def load(self, device: str) -> DictConfig:
-        """The config, for a device."""
+        """Load the config and set its device."""
         cfg = load_config(self.config, self.overrides, self.trusted)
         cfg.train.device = device
         return cfg
 
     def build(self, setting: Setting) -> tuple[nn.Module, DictConfig]:
-        """The detector in training mode, and its config.
+        """Build the detector, in training mode; return it with its config.
 
         Raises:
-            ConfigError: if there is no such config, function or submodule.
-            CheckpointError: if `setting.weights` does not fill the model.
+            ConfigError: if the config, function or submodule does not exist.
+            CheckpointError: if `setting.weights` does not fit the model.
         """
         cfg = self.load(setting.device)
         torch.manual_seed(setting.seed)
@@ -128,10 +124,10 @@ class Case:
 
 
 def find_function(name: str) -> Callable[[nn.Module], nn.Module]:
-    """The function that MODULE:FUNCTION names.
+    """Import the function named by "MODULE:FUNCTION".
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if it cannot be imported.
     """
     module, _, function = name.partition(":")
     try:
@@ -144,15 +140,15 @@ def find_function(name: str) -> Callable[[nn.Module], nn.Module]:
 
 
 def count_classes(cfg: DictConfig) -> int:
-    """Classes that ground truth for the config's model may have; 1 where it does not say."""
+    """Return the number of classes of a config, or 1 if it has none of the known keys."""
     found = (OmegaConf.select(cfg, key) for key in NUM_CLASSES)
     return next((int(x) for x in found if x), 1)
 
 
 def make_batch(setting: Setting, num_classes: int) -> list[dict[str, Any]]:
-    """Random images with random ground truth, as Detectron2's loaders give them.
+    """Generate random images and ground truth in the format of Detectron2's loaders.
 
-    The same seed gives the same numbers, whatever else was drawn.
+    They depend on `setting.seed` alone, not on the global generators.
     """
     random = torch.Generator().manual_seed(setting.seed)
     height, width = setting.size
@@ -170,11 +166,12 @@ def make_batch(setting: Setting, num_classes: int) -> list[dict[str, Any]]:
 
 
 class Forward:
-    """Detections of a batch: the model in evaluation mode, without gradients.
+    """Inference on a batch, in evaluation mode and without gradients.
 
     Args:
-        model, cfg: of the contestant.
-        batch: list of dicts.
+        model: the detector.
+        cfg: its config.
+        batch: inputs in Detectron2's format.
         setting: of the run.
     """
 
@@ -191,12 +188,12 @@ class Forward:
 
 
 class TrainingStep:
-    """What `samdetr.engine.Trainer` computes in an iteration, phase by phase, without events.
+    """A training iteration of `samdetr.engine.Trainer`, phase by phase, without logging.
 
-    The learning rate is 0, at which the optimiser does the same work: every round sees the same
-    weights, and detectors that would diverge on noise can be measured.
+    The learning rate is 0: the optimizer does the same work, every round sees the same weights, and
+    a detector that would diverge on noise can be measured.
 
-    Args: those of `Forward`.
+    Args: see `Forward`.
     """
 
     def __init__(
@@ -217,23 +214,23 @@ class TrainingStep:
         self.update()
 
     def loss(self) -> Tensor:
-        """The sum of the losses of the batch; the old gradients are given up before."""
+        """Clear the gradients, run the forward, and return the sum of the losses."""
         self.optimizer.zero_grad()
         with EventStorage(), self.setting.autocast():  # Detectron2's models write to a storage
             losses: dict[str, Tensor] = self.model(self.batch)
         return torch.stack([*losses.values()]).sum()
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of all parameters."""
+        """Compute the gradients of all parameters."""
         loss.backward()
 
     def clip(self) -> None:
-        """Clip all gradients together."""
+        """Clip the norm of all gradients together."""
         parameters = [x for group in self.optimizer.param_groups for x in group["params"]]
         nn.utils.clip_grad_norm_(parameters, **self.clip_grad)
 
     def update(self) -> None:
-        """The optimiser's step."""
+        """Run the optimizer step."""
         self.optimizer.step()
 
 
@@ -241,10 +238,12 @@ WORK: dict[str, type[Forward] | type[TrainingStep]] = {"forward": Forward, "step
 
 
 def prepare(case: Case, setting: Setting, num_classes: int = 1) -> Forward | TrainingStep:
-    """Make a contestant's model and inputs, and what is to be called again and again.
+    """Build the model and inputs of a contestant; return the callable to time.
 
     Args:
-        num_classes: of the ground truth.
+        case: the contestant.
+        setting: of the run.
+        num_classes: classes of the ground truth.
     """
     model, cfg = case.build(setting)
     return WORK[setting.mode](model, cfg, make_batch(setting, num_classes), setting)

@@ -1,4 +1,4 @@
-"""Images per second of a config's training loader, on its own data or on made-up photographs."""
+"""Throughput of a config's training loader, on its own data or on synthetic photographs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from samdetr.engine import ConfigError
 PHOTOGRAPHS = "benchmark_photographs"
 SIZE = (640, 480)  # width and height of most images of COCO
 BOXES = 7  # per image of COCO
-QUALITY = 90  # with the noise below a file is about as large as COCO's mean of 160 kB
-# Cells of noise along the height of a photograph, and their part in it: large shapes, fine grain.
+QUALITY = 90  # files with the noise below have about COCO's mean size of 160 kB
+# Cells of noise along the height of a photograph, and their amplitude: large shapes, fine grain.
 OCTAVES = ((3, 60.0), (12, 40.0), (48, 20.0), (240, 20.0))
-PREFETCH = 2  # samples that torch's loader has each worker make ahead
+PREFETCH = 2  # samples that each worker of torch's DataLoader prefetches
 
 
 class Loading:
-    """Batches of a training loader, a number of them at a call.
+    """A training loader that reads a number of batches per call.
 
     Args:
-        loader: endless batches, as `dataloader.train` makes them.
-        batches: of a call.
-        ahead: batches that workers have made while other contestants had their turn.
+        loader: config of an endless loader, such as `dataloader.train`.
+        batches: batches per call.
+        ahead: batches that workers prefetch while other contestants run.
     """
 
     def __init__(self, loader: DictConfig, batches: int, ahead: int):
@@ -47,7 +47,7 @@ class Loading:
         self.images = 0  # of the last call
 
     def prepare(self) -> None:
-        """Use up what was made ahead."""
+        """Consume the prefetched batches."""
         for _ in range(self.ahead):
             next(self.iterator)
 
@@ -57,15 +57,13 @@ class Loading:
 
 @dataclass(frozen=True)
 class Source:
-    """Where loaders of a run get their images from, and how.
+    """Data source and loader settings of a run.
 
     Args:
-        batches: of a turn.
-        batch, workers: images of a batch, and processes; None for the config's.
-        photographs: images of a made-up data set in place of the config's; 0 for the config's.
-
-    Raises:
-        ConfigError: if a value cannot work.
+        batches: batches per round.
+        batch: images per batch; None for the config's.
+        workers: worker processes; None for the config's.
+        photographs: size of a synthetic data set; 0 for the config's own data.
     """
 
     batches: int = 8
@@ -73,21 +71,15 @@ class Source:
     workers: int | None = None
     photographs: int = 0
 
-    def __post_init__(self) -> None:
-        for name, least in (("batches", 1), ("batch", 1), ("workers", 0), ("photographs", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} is {value}, must be {least} or more")
-
     def dataset(self, num_classes: int) -> AbstractContextManager[str | None]:
-        """For as long as the context lasts, a made-up data set; None for the configs' own."""
+        """Context that yields the name of the synthetic data set, or None for the configs' data."""
         return photographs(self.photographs, num_classes) if self.photographs else nullcontext()
 
     def loading(self, cfg: DictConfig, dataset: str | None = None) -> Loading:
-        """The training loader of a config.
+        """Build the training loader of a config with this source's settings.
 
         Raises:
-            ConfigError: if the loader lacks what is to be replaced.
+            ConfigError: if the loader does not have a key that is to be replaced.
         """
         loader = cfg.dataloader.train
         values = {
@@ -99,17 +91,17 @@ class Source:
             if value is None:
                 continue
             if OmegaConf.select(loader, key) is None:
-                raise ConfigError(f"dataloader.train has no {key}, which was to be {value!r}")
+                raise ConfigError(f"dataloader.train has no {key}, which is to be {value!r}")
             OmegaConf.update(loader, key, value)
         return Loading(loader, self.batches, made_ahead(loader))
 
 
 def made_ahead(loader: DictConfig) -> int:
-    """Batches that workers make while nobody asks."""
+    """Return the number of batches that workers prefetch."""
     samples = PREFETCH * loader.get("num_workers", 0)
     target = loader.get("_target_")
     target = locate(target) if isinstance(target, str) else target
-    # Detectron2's workers make single images where these are grouped by shape afterwards.
+    # With aspect-ratio grouping Detectron2's workers prefetch images, which are batched later.
     if target is not build_train_loader and loader.get("aspect_ratio_grouping", True):
         return math.ceil(samples / loader.get("total_batch_size", 1))
     return samples
@@ -117,11 +109,7 @@ def made_ahead(loader: DictConfig) -> int:
 
 @contextmanager
 def photographs(count: int, num_classes: int) -> Iterator[str]:
-    """A data set that is registered, and on disk, for as long as the context lasts.
-
-    Returns:
-        Its name.
-    """
+    """Register a synthetic data set inside the context; yields its name."""
     with tempfile.TemporaryDirectory() as folder:
         register_coco_instances(
             PHOTOGRAPHS, {}, *write_photographs(Path(folder), count, num_classes)
@@ -136,7 +124,7 @@ def photographs(count: int, num_classes: int) -> Iterator[str]:
 def write_photographs(
     folder: Path, count: int, num_classes: int, size: tuple[int, int] = SIZE
 ) -> tuple[str, str]:
-    """Write noise that looks like photographs to a JPEG decoder, with boxes, in COCO's format.
+    """Write noise that costs a JPEG decoder as much as photographs do, with boxes, in COCO format.
 
     Args:
         size: (width, height) in pixels.
@@ -170,7 +158,7 @@ def write_photographs(
 
 
 def photograph(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Smooth noise of several scales on grey."""
+    """Draw smooth noise of several scales on grey."""
     width, height = size
     pixels = np.full((height, width, 3), 128.0)
     for cells, part in OCTAVES:
@@ -181,7 +169,7 @@ def photograph(random: np.random.Generator, size: tuple[int, int]) -> Image.Imag
 
 
 def boxes(random: np.random.Generator, count: int, size: tuple[int, int]) -> Sequence[list[float]]:
-    """Boxes (x, y, w, h) inside an image."""
+    """Draw boxes (x, y, w, h) inside an image, in pixels."""
     sides = random.uniform(0.05, 0.5, (count, 2))
     corner = random.uniform(0, 1 - sides)
     return (np.concatenate([corner, sides], axis=1) * (size * 2)).tolist()

@@ -1,8 +1,8 @@
-"""Peak memory of forward or training step, and what autograd keeps for backward.
+"""Peak memory of inference or a training step, and of the activations saved for backward.
 
-On a GPU the peak is that of torch's allocator. On a CPU it is that of the process's resident memory
-as Linux counts it, so that each contestant gets a process of its own. Memory that an allocator has
-not yet given back counts there, as it does for the user.
+On a GPU the peak is that of torch's caching allocator. On a CPU it is the resident set size that
+Linux reports, so each contestant runs in its own process; freed memory that the allocator has not
+returned to the system counts.
 
 Units: bytes.
 """
@@ -23,28 +23,28 @@ from samdetr.engine import ConfigError
 
 from .cases import Case, Setting, TrainingStep, prepare
 
-STEPS = 3  # from the second on there are old gradients and the optimiser's state as well
+STEPS = 3  # from the second step on, gradients and optimizer state exist as well
 STATUS = Path("/proc/self/status")
 
 
 class Memory(NamedTuple):
-    """Memory of a contestant."""
+    """Memory use of a contestant."""
 
-    before: int  # with model, optimiser and inputs made, before the first step
-    peak: int  # while it runs
-    saved: int  # of that kept for backward, parameters not counted
+    before: int  # after building model, optimizer and inputs
+    peak: int  # during the steps
+    saved: int  # activations kept for backward, without parameters
 
     @property
     def above(self) -> int:
-        """What running adds, gradients and the optimiser's state included."""
+        """Memory added by the steps, including gradients and optimizer state."""
         return self.peak - self.before
 
 
 def resident(key: str) -> int:
-    """A figure of this process by its name in /proc, such as VmRSS (now) or VmHWM (at most).
+    """Read a counter of /proc/self/status in bytes: VmRSS (current) or VmHWM (peak).
 
     Raises:
-        ConfigError: if the system has no such figures.
+        ConfigError: if the system is not Linux.
     """
     try:
         lines = dict(x.split(":", 1) for x in STATUS.read_text().splitlines())
@@ -54,16 +54,16 @@ def resident(key: str) -> int:
 
 
 def peak_of(run: Callable[[], Any], device: str = "cpu", steps: int = STEPS) -> tuple[int, int]:
-    """Bytes in use before and at most while something runs `steps` times."""
+    """Call `run` `steps` times; return the bytes in use before and at the peak."""
     if torch.device(device).type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         for _ in range(steps):
             run()
         return before, torch.cuda.max_memory_allocated()
-    # Where this is forbidden the peak may be that of making the model, too much rather than little.
+    # Where this is forbidden, the peak includes building the model.
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = resident("VmRSS")
     for _ in range(steps):
         run()
@@ -71,9 +71,9 @@ def peak_of(run: Callable[[], Any], device: str = "cpu", steps: int = STEPS) -> 
 
 
 def saved_bytes(run: Callable[[], Any], model: nn.Module) -> int:
-    """Bytes that autograd keeps while something runs: every memory once, parameters left out.
+    """Return the bytes autograd saves during `run`, each storage once and without parameters.
 
-    What lies in a segment of activation checkpointing is not kept, and not counted.
+    Activations inside checkpointed segments are not saved and not counted.
     """
     own = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
@@ -81,16 +81,16 @@ def saved_bytes(run: Callable[[], Any], model: nn.Module) -> int:
     def pack(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return x.detach()  # itself would refer to the graph that refers to it
+        return x.detach()  # `x` itself would form a reference cycle with its graph
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        result = run()  # held, so that no memory is used again for another tensor
+        result = run()  # kept alive, so that no storage is reused
     del result
     return sum(size for place, size in kept.items() if place not in own)
 
 
 def measure_memory(case: Case, setting: Setting, num_classes: int, threads: int) -> Memory:
-    """Make and run a contestant in this process, which should be a fresh one."""
+    """Build and run a contestant in this process, which should be fresh."""
     torch.set_num_threads(threads)
     work = prepare(case, setting, num_classes)
     before, peak = peak_of(work, setting.device)
@@ -99,7 +99,7 @@ def measure_memory(case: Case, setting: Setting, num_classes: int, threads: int)
 
 
 def memory_of(case: Case, setting: Setting, num_classes: int) -> Memory:
-    """The memory of a contestant, from a process of its own."""
+    """Measure the memory of a contestant in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         arguments = case, setting, num_classes, torch.get_num_threads()
         return pool.submit(measure_memory, *arguments).result()

@@ -1,4 +1,4 @@
-"""Whole measurements: from contestants and a setting to results that JSON can hold."""
+"""Measurements: from contestants and a setting to JSON-serialisable results."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def contestants(
     compiled: Sequence[str] = (),
     trusted: bool = False,
 ) -> list[Case]:
-    """The cases of a command line, the baseline of ratios first.
+    """Return the cases of a command line; ratios are to the first.
 
     Args:
-        configs: files.
-        overrides: of all of them.
-        against: MODULE:FUNCTION, each on the first config's model.
-        compiled: submodules; every config competes once as it is and once with these compiled.
-        trusted: as in `engine.load_config`, of all configs.
+        configs: config files.
+        overrides: "key=value" for all of them.
+        against: MODULE:FUNCTION names, each applied to the first config's model.
+        compiled: submodules; every config runs once as it is and once with these compiled.
+        trusted: see `engine.load_config`.
 
     Raises:
-        ConfigError: if two would have the same name.
+        ConfigError: if two cases have the same name.
     """
     plain = [Case(config, tuple(overrides), trusted=trusted) for config in configs]
     cases = [*plain]
@@ -50,21 +50,21 @@ def contestants(
 
 
 def classes_of(cases: Sequence[Case], setting: Setting) -> int:
-    """Classes that the models of all cases have."""
+    """Return the smallest number of classes among the cases."""
     return min(count_classes(case.load(setting.device)) for case in cases)
 
 
 def time_cases(
     cases: Sequence[Case], setting: Setting, repeat: int, warmup: int = 2, profiled: bool = False
 ) -> list[Result]:
-    """Time all cases in turn, in this process.
+    """Time all cases in interleaved rounds, in this process.
 
     Args:
-        profiled: profile each of them afterwards. What is compiled has no parts to be timed.
+        profiled: also profile each case, except compiled ones, whose modules run fused.
 
     Returns:
-        For each `name`, `seconds` of every round, the fields of `timing.Summary` and, where asked
-        for, those of `profiling.Profile` as `profile`.
+        For each case its `name`, the `seconds` of every round, the fields of `timing.Summary` and,
+        if profiled, those of `profiling.Profile` as `profile`.
     """
     num_classes = classes_of(cases, setting)
     clock = Clock(setting.device)
@@ -78,7 +78,7 @@ def time_cases(
 
 
 def summarized(seconds: dict[str, list[float]]) -> list[Result]:
-    """Times with their summaries, one result for each contestant."""
+    """Combine the times and summary of each contestant."""
     return [
         {"name": name, "seconds": seconds[name], **summary._asdict()}
         for name, summary in summarize(seconds).items()
@@ -88,10 +88,10 @@ def summarized(seconds: dict[str, list[float]]) -> list[Result]:
 def time_loading(
     cases: Sequence[Case], source: Source, repeat: int, warmup: int = 1
 ) -> list[Result]:
-    """Time the training loaders of all cases in turn.
+    """Time the training loaders of all cases in interleaved rounds.
 
     Returns:
-        As `time_cases`, with `images_per_second` in the median round.
+        As `time_cases`, with `images_per_second` of the median round.
     """
     with source.dataset(max(count_classes(x.load("cpu")) for x in cases)) as dataset:
         loadings = {x.name: source.loading(x.load("cpu"), dataset) for x in cases}
@@ -106,10 +106,10 @@ def time_loading(
 def scale(
     cases: Sequence[Case], setting: Setting, axes: Sequence[str], repeat: int, warmup: int = 1
 ) -> list[Result]:
-    """Time all cases along axes of `scaling.AXES`.
+    """Time all cases at every point of the given `scaling.AXES`.
 
     Returns:
-        For each point `axis`, `value` and `results` as `time_cases` has them.
+        For each point its `axis`, `value`, and `results` as from `time_cases`.
     """
     return [
         {
@@ -123,7 +123,7 @@ def scale(
 
 
 def add_memory(results: Sequence[Result], cases: Sequence[Case], setting: Setting) -> None:
-    """Give every result the bytes of its case as `memory`, each from a process of its own."""
+    """Add the memory use of each case, measured in its own process, to its result."""
     num_classes = classes_of(cases, setting)
     for result, case in zip(results, cases):
         found = memory.memory_of(case, setting, num_classes)

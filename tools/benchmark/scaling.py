@@ -1,4 +1,4 @@
-"""How cost grows: one axis at a time, all else as it is set."""
+"""Scaling of cost along one axis at a time, with everything else as set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .cases import Case, Setting
 
 
 class Point(NamedTuple):
-    """A value of an axis, and what is measured there."""
+    """A value of an axis, with the cases and setting to measure there."""
 
     value: str
     cases: list[Case]
@@ -20,14 +20,14 @@ class Point(NamedTuple):
 
 
 def sizes(cases: Sequence[Case], setting: Setting) -> Iterator[Point]:
-    """Half to one and a half times the chosen size."""
+    """Image sizes from 0.5 to 1.5 times the chosen one."""
     for factor in (0.5, 0.75, 1.0, 1.25, 1.5):
         height, width = (round(x * factor) for x in setting.size)
         yield Point(f"{height}x{width}", [*cases], replace(setting, size=(height, width)))
 
 
 def queries(cases: Sequence[Case], setting: Setting) -> Iterator[Point]:
-    """Around the paper's 300; of models that have `model.num_queries`."""
+    """Numbers of queries around the paper's 300, for models with `model.num_queries`."""
     for count in (100, 300, 600, 900):
         override = f"model.num_queries={count}"
         yield Point(
@@ -36,13 +36,13 @@ def queries(cases: Sequence[Case], setting: Setting) -> Iterator[Point]:
 
 
 def batches(cases: Sequence[Case], setting: Setting) -> Iterator[Point]:
-    """Images at a time."""
+    """Batch sizes."""
     for batch in (1, 2, 4):
         yield Point(str(batch), [*cases], replace(setting, batch=batch))
 
 
 def boxes(cases: Sequence[Case], setting: Setting) -> Iterator[Point]:
-    """Objects per image, which the training step alone looks at."""
+    """Objects per image, which matter to the training step alone."""
     if setting.mode != "step":
         raise ConfigError(f"--scale boxes needs --mode step, got {setting.mode}")
     for count in (1, 10, 30, 100):

@@ -1,4 +1,4 @@
-"""Results as markdown, and what they were measured with."""
+"""Markdown tables of results, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from .flops import markdown_table
+from samdetr.model_zoo import markdown_table
 
 GIGA = 2**30
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What a figure depends on beside the code."""
+    """Describe hardware and software that figures depend on."""
     on_gpu = torch.device(device).type == "cuda"
     return {
         "cpu": cpu_name(),
@@ -29,7 +29,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name where the system tells, else its kind."""
+    """Return the processor's model name on Linux, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -39,10 +39,10 @@ def cpu_name() -> str:
 
 
 def timing_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each contestant, with memory where it was measured.
+    """Format one row per contestant, with memory if it was measured.
 
     Args:
-        results: of `benchmark.run`.
+        results: from `run.time_cases`.
     """
     header = ["contestant", "median s", "range s", "time / first"]
     rows = [
@@ -66,7 +66,7 @@ def timing_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def loading_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each loader."""
+    """Format one row per loader."""
     header = ("contestant", "images / s", "median s", "range s", "time / first")
     rows = [
         [
@@ -82,7 +82,7 @@ def loading_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def scale_table(points: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each point, a column for each contestant; median seconds."""
+    """Format median seconds, one row per point and one column per contestant."""
     names = [str(result["name"]) for result in points[0]["results"]]
     rows = [
         [
@@ -96,32 +96,28 @@ def scale_table(points: Sequence[Mapping[str, Any]]) -> str:
 
 
 def profile_table(profile: Mapping[str, Any]) -> str:
-    """Parts and phases of a contestant, and the operators that took the longest.
+    """Format the parts and phases of a contestant and its slowest operators.
 
     Args:
-        profile: the fields of `profiling.Profile`.
+        profile: fields of `profiling.Profile`.
     """
-    forward, phases, backward = (profile[key] for key in ("forward", "phases", "backward"))
-    seconds = {**dict.fromkeys(backward, 0.0), **forward, **phases}
+    seconds = {**profile["forward"], **profile["phases"]}
     whole = sum(seconds.values())
-    rows = [
-        [name, milliseconds(x), percent(x / whole), milliseconds(backward.get(name))]
-        for name, x in seconds.items()
-    ]
+    rows = [[name, milliseconds(x), percent(x / whole)] for name, x in seconds.items()]
     operators = [
         [x.name, str(x.calls), milliseconds(x.seconds), percent(x.share)]
         for x in profile["operators"]
     ]
     return "\n\n".join(
         [
-            markdown_table(("part", "ms", "share", "its backward, ms, profiled"), rows),
+            markdown_table(("part", "ms", "share"), rows),
             markdown_table(("operator", "calls", "ms, profiled", "share"), operators),
         ]
     )
 
 
-def milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{1e3 * seconds:.1f}"
+def milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.1f}"
 
 
 def percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Turn about: every contestant once in every round, so that all of them meet the same noise."""
+"""Interleaved timing: every round runs each contestant once, so all see the same load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class Clock:
-    """Seconds, after everything that was asked of the device is done.
+    """Seconds after the device has finished all queued work.
 
     Args:
         device: "cpu" or "cuda".
@@ -27,11 +27,11 @@ class Clock:
 
 
 class Contestant(NamedTuple):
-    """Something to be timed."""
+    """A callable to time."""
 
     name: str
     run: Callable[[], Any]
-    prepare: Callable[[], Any] = lambda: None  # before every run, not timed
+    prepare: Callable[[], Any] = lambda: None  # called before every run, not timed
 
 
 def measure(
@@ -40,27 +40,19 @@ def measure(
     warmup: int = 0,
     clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
-    """Time contestants turn and turn about; in every round another of them is the first.
+    """Time contestants in interleaved rounds; the one that starts rotates.
 
     Args:
-        contestants: each with a name of its own.
-        repeat: rounds that count.
-        warmup: rounds before them.
-        clock: seconds; the CPU's if there is none.
+        contestants: at least one, with unique names.
+        repeat: timed rounds.
+        warmup: untimed rounds before them.
+        clock: returns seconds; by default a `Clock` of the CPU.
 
     Returns:
-        By name the seconds of each round.
-
-    Raises:
-        ValueError: if there is nothing to measure, or a name is taken twice.
+        Seconds of each timed round, by name.
     """
-    names = [x.name for x in contestants]
-    if not names or len({*names}) < len(names):
-        raise ValueError(f"contestants must be one or more with different names, got {names}")
-    if repeat < 1 or warmup < 0:
-        raise ValueError(f"repeat is {repeat} and warmup is {warmup}, must be 1 and 0 or more")
     clock = clock or Clock()
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {x.name: [] for x in contestants}
     for turn in range(warmup + repeat):
         first = turn % len(contestants)
         for contestant in (*contestants[first:], *contestants[:first]):
@@ -74,16 +66,16 @@ def measure(
 
 
 class Summary(NamedTuple):
-    """What the rounds say of a contestant."""
+    """Statistics of a contestant over the rounds."""
 
     median: float  # seconds
     minimum: float
     maximum: float
-    ratio: float  # its time over that of the first contestant: the median over the rounds
+    ratio: float  # median over the rounds of its time divided by the first contestant's
 
 
 def summarize(seconds: Mapping[str, Sequence[float]]) -> dict[str, Summary]:
-    """The summary of each contestant that `measure` timed; ratios are to the first."""
+    """Summarise the times from `measure`; ratios are to the first contestant."""
     first = next(iter(seconds.values()))
     return {
         name: Summary(

@@ -1,4 +1,4 @@
-"""How fast the variants converge: the paper's statements tried on the bundled data set.
+"""Convergence study: the paper's claims tested on the bundled data set.
 
-Paper: figures 6 and 7, tables 3 and 4, section 5.5; the page is docs/convergence.md.
+Paper: figures 6 and 7, tables 3 and 4, section 5.5. The results are in docs/convergence.md.
 """

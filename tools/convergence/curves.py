@@ -1,6 +1,6 @@
-"""Curves of AP over a training, from the logs of Detectron2, of DETR's kin, and published ones.
+"""AP over training, from logs of Detectron2 and of DETR-style code, and as published.
 
-Units: AP is in percent; steps are iterations or epochs, whichever a log counts.
+Units: AP in percent; steps are iterations or epochs, whichever the log counts.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Any, NamedTuple
 
 from samdetr.errors import SamdetrError
 
-METRICS = "metrics.json"  # of Detectron2's JSONWriter
-DETR_LOG = "log.txt"  # of DETR and what descends from it
-DETR_METRIC = "test_coco_eval_bbox"  # the twelve numbers of COCOeval, AP first, up to 1
+METRICS = "metrics.json"  # written by Detectron2's JSONWriter
+DETR_LOG = "log.txt"  # written by DETR and code derived from it
+DETR_METRIC = "test_coco_eval_bbox"  # the twelve numbers of COCOeval as fractions, AP first
 PUBLISHED = Path(__file__).with_name("published_curves.json")
 
 
 class LogError(SamdetrError):
-    """A log that is not there, or in which nothing was evaluated."""
+    """A log that is missing, unreadable or without evaluations."""
 
 
 class Curve(NamedTuple):
     """AP at each evaluation of a training.
 
     Fields:
-        label: what was trained.
-        steps: when, rising; `unit` says in what.
+        label: name of the model or run.
+        steps: training steps at the evaluations, ascending.
         ap: AP over IoU 0.5 to 0.95, percent.
-        unit: "iteration" or "epoch".
+        unit: of `steps`, "iteration" or "epoch".
     """
 
     label: str
@@ -38,18 +38,18 @@ class Curve(NamedTuple):
     unit: str = "iteration"
 
     def per_epoch(self, iterations: int) -> Curve:
-        """The same in epochs of so many iterations."""
+        """Convert steps to epochs of the given number of iterations."""
         if self.unit == "epoch":
             return self
         return self._replace(steps=[x / iterations for x in self.steps], unit="epoch")
 
 
 def steps_to_reach(curve: Curve, ap: float) -> float | None:
-    """When a curve first reaches an AP, by straight lines between evaluations.
+    """Return the step at which a curve first reaches an AP, interpolated linearly.
 
     Returns:
-        Steps, or None if it never does. What the first evaluation finds is reached by then: it is
-        that evaluation's step, at most.
+        The step, or None if the curve stays below. Before the first evaluation nothing is known:
+        an AP below its value counts as reached at its step.
     """
     points = [*zip(curve.steps, curve.ap)]
     for (last_step, last_ap), (step, value) in zip([points[0], *points], points):
@@ -60,19 +60,19 @@ def steps_to_reach(curve: Curve, ap: float) -> float | None:
 
 
 def read_curve(path: str | Path, label: str = "") -> Curve:
-    """The curve of a log: Detectron2's `metrics.json` or the line-JSON of DETR-style code.
+    """Read the curve of a log: Detectron2's `metrics.json` or the line-JSON of DETR-style code.
 
     Args:
-        path: the file, or the folder of a run that has it.
-        label: by default the name of the run's folder.
+        path: the file, or the folder of a run that contains it.
+        label: defaults to the name of the run's folder.
 
     Raises:
-        LogError: if there is no log, if it is none of these, or if nothing was evaluated.
+        LogError: if the log is missing, has another format, or contains no evaluation.
     """
     path = Path(path)
     file = _log_of(path) if path.is_dir() else path
     if not file.is_file():
-        raise LogError(f"{file} is not there: wanted is a {METRICS} or a {DETR_LOG}")
+        raise LogError(f"{file} does not exist: expected a {METRICS} or a {DETR_LOG}")
     rows = read_rows(file)
     label = label or file.absolute().parent.name
     if any(DETR_METRIC in row for row in rows):
@@ -83,15 +83,15 @@ def read_curve(path: str | Path, label: str = "") -> Curve:
         unit = "iteration"
     if not evaluated:
         raise LogError(f"{file} has neither bbox/AP nor {DETR_METRIC}: nothing was evaluated")
-    # A run that was interrupted and resumed by other code may have a step twice; the last counts.
+    # A run resumed by other code may have a step twice; the last one counts.
     points = sorted(dict(evaluated).items())
     return Curve(label, [float(x) for x, _ in points], [float(y) for _, y in points], unit)
 
 
 def evaluations(rows: Sequence[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """The lines of a `metrics.json` that have an AP, and after how many iterations each was.
+    """Return the lines of a `metrics.json` that have an AP, with their number of iterations.
 
-    Detectron2 counts the evaluation at the end of a training one iteration late.
+    Detectron2 records the evaluation at the end of training one iteration late.
     """
     trained = [row["iteration"] + 1 for row in rows if "total_loss" in row]
     last = max(trained, default=None)
@@ -101,10 +101,10 @@ def evaluations(rows: Sequence[dict[str, Any]]) -> list[tuple[int, dict[str, Any
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log of Detectron2, or of one of DETR-style code that has evaluations.
+    """Parse the lines of a log of Detectron2 or of DETR-style code.
 
     Raises:
-        LogError: if it is not there, or none of these.
+        LogError: if the file cannot be read or has another format.
     """
     return [row for number, line in enumerate(_lines(file), 1) if (row := _row(line, file, number))]
 
@@ -124,7 +124,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _row(line: str, file: Path, number: int) -> dict[str, Any] | None:
-    """A line as a dict; None if it is empty."""
+    """Parse a line; None if it is empty."""
     if not line.strip():
         return None
     try:
@@ -140,10 +140,10 @@ def _row(line: str, file: Path, number: int) -> dict[str, Any] | None:
 
 
 def published_curves() -> dict[str, Curve]:
-    """Per-epoch AP on COCO val2017 that the authors' code was published with, by name of the run.
+    """Return the AP per epoch on COCO val2017 published with the official code, by run.
 
-    Names are those of the log files: `r50_smca_e12` is ResNet-50 w/ SMCA for 12 epochs, `ms`
-    SAM-DETR++.
+    Runs are named after their log files: `r50_smca_e12` is ResNet-50 w/ SMCA for 12 epochs, `ms`
+    stands for SAM-DETR++.
     """
     runs = json.loads(PUBLISHED.read_text())["runs"]
     return {
@@ -153,10 +153,10 @@ def published_curves() -> dict[str, Curve]:
 
 
 def find_published(names: Sequence[str]) -> list[Curve]:
-    """Published curves by name.
+    """Return published curves by name.
 
     Raises:
-        LogError: if there is none of a name; lists those there are.
+        LogError: for an unknown name; the message lists the known ones.
     """
     curves = published_curves()
     for name in names:

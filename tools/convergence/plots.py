@@ -1,7 +1,4 @@
-"""Plots of curves: figures 6 and 7 of the paper with the study's results, and users' own logs.
-
-Drawing is matplotlib.
-"""
+"""Plots: figures 6 and 7 of the paper with the study's results, and curves of users' logs."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from .results import Results, summarize
 from .variants import FIGURE7, MAIN
 
 SIZE = (7.2, 4.2)  # inches
-# The published runs of figure 6, each for 12 and for 50 epochs, and what the paper calls them.
+# Published runs of figure 6, each for 12 and for 50 epochs, and the paper's names for them.
 FIGURE6 = {
     "r50": "SAM-DETR",
     "r50_smca": "SAM-DETR w/ SMCA",
@@ -24,11 +21,11 @@ FIGURE6 = {
 
 
 def plot_curves(curves: Sequence[Curve], published: Sequence[Curve] = ()) -> Figure:
-    """AP over a training, published curves dashed and called so.
+    """Plot AP over training, with published curves dashed and labelled as such.
 
     Args:
         curves: all in the same unit.
-        published: in epochs, as then all are.
+        published: in epochs, which `curves` must then use too.
     """
     figure = Figure(figsize=SIZE, layout="constrained")
     axis = figure.subplots()
@@ -44,7 +41,7 @@ def plot_curves(curves: Sequence[Curve], published: Sequence[Curve] = ()) -> Fig
 
 
 def plot_published() -> Figure:
-    """Figure 6 with the published curves of SAM-DETR and SAM-DETR++ on COCO."""
+    """Plot figure 6 from the published curves of SAM-DETR and SAM-DETR++ on COCO."""
     curves = published_curves()
     figure = Figure(figsize=SIZE, layout="constrained")
     axis = figure.subplots()
@@ -61,7 +58,7 @@ def plot_published() -> Figure:
 
 
 def plot_figure6(results: Results) -> Figure:
-    """Mean AP of the main variants over the steps, shaded from the lowest seed to the highest."""
+    """Plot the mean AP of the main variants over steps, with the range over seeds shaded."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axis = figure.subplots()
     for variant in MAIN:
@@ -78,7 +75,7 @@ def plot_figure6(results: Results) -> Figure:
 
 
 def plot_figure7(results: Results) -> Figure:
-    """Final AP by the number of keypoints; whiskers of two standard deviations between seeds."""
+    """Plot final AP by number of keypoints, with whiskers of two standard deviations over seeds."""
     figure = Figure(figsize=(4.8, 3.4), layout="constrained")
     axis = figure.subplots()
     summaries = [summarize(results.of(row.name), row.label) for row in FIGURE7]
@@ -95,7 +92,7 @@ def plot_figure7(results: Results) -> Figure:
 
 
 def study_figures(results: Results) -> Mapping[str, Figure]:
-    """The pictures of the page, by the ending of their file names."""
+    """Return the figures of the docs page by the suffix of their file name."""
     return {
         "figure6": plot_figure6(results),
         "figure7": plot_figure7(results),

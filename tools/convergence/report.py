@@ -1,4 +1,4 @@
-"""Tables of the study's results, and what became of the paper's statements."""
+"""Tables of the study's results, and verdicts on the paper's claims."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from .variants import (
     Statement,
 )
 
-LEVELS = (20, 40, 60)  # AP that is reached after how many steps
-SURE = 2.0  # standard errors from which on a difference is none of chance
+LEVELS = (20, 40, 60)  # AP thresholds of the main table
+SURE = 2.0  # standard errors above which a difference counts
 HELD, FAILED, NOISE = "held", "did not hold", "within noise"
-EMPTY = "–"  # where a table has no figure
+EMPTY = "–"  # a cell without a figure
 BLOCK = r"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)"
 
 
 class Verdict(NamedTuple):
-    """What became of a statement.
+    """Outcome of a claim.
 
     Fields:
-        difference: final AP of the better one less that of the worse.
+        difference: final AP of `better` minus that of `worse`.
         error: standard error of the difference.
         outcome: HELD, FAILED or NOISE.
     """
@@ -47,13 +47,13 @@ class Verdict(NamedTuple):
 
 
 class Report:
-    """Everything the page shows.
+    """Tables of the docs page.
 
     Args:
-        results: at least one training of every variant.
+        results: with at least one training of every variant.
 
     Raises:
-        StudyError: if variants have no training yet.
+        StudyError: if a variant has no training yet.
     """
 
     def __init__(self, results: Results):
@@ -67,7 +67,7 @@ class Report:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the final AP of one training, pooled over those with seeds."""
+        """Standard deviation of the final AP between seeds, pooled over variants."""
         variances = [x.spread**2 for x in self.summaries.values() if x.spread is not None]
         if not variances:
             raise StudyError("no variant has more than one seed: the noise is unknown")
@@ -84,7 +84,7 @@ class Report:
         return Verdict(difference, error, outcome)
 
     def tables(self) -> dict[str, str]:
-        """Markdown by name of the block in the page."""
+        """Return the markdown of each block of the page, by name."""
         return {
             "main": self.main_table(),
             "statements": self.statements_table(),
@@ -97,7 +97,7 @@ class Report:
         }
 
     def main_table(self) -> str:
-        """The variants with several seeds, and how soon they reach what DETR ends with."""
+        """Format the variants with several seeds and when they reach DETR's final AP."""
         baseline = self.summaries[DETR]
         last = baseline.curve.steps[-1]
         header = ["model", "seeds", "AP", "AP50", "AP75"]
@@ -105,7 +105,7 @@ class Report:
         rows = []
         for variant in MAIN:
             summary = self.summaries[variant.name]
-            # Not the baseline's first crossing of its own last value, but its whole training.
+            # For DETR itself: the whole training, not the first crossing of its final value.
             curve = summary.curve
             reached = last if variant.name == DETR else steps_to_reach(curve, baseline.ap)
             sooner = reached is not None and reached <= curve.steps[0]
@@ -124,7 +124,7 @@ class Report:
         return markdown_table(header, rows)
 
     def paper_table(self, heading: str, rows: Sequence[Row]) -> str:
-        """Rows with the paper's AP, where it has one, beside ours."""
+        """Format rows with our AP beside the paper's."""
         header = [heading, "AP (paper, COCO)", "AP", "AP50", "AP75", "seeds"]
         lines = []
         for row in rows:
@@ -135,7 +135,7 @@ class Report:
         return markdown_table(header, lines)
 
     def statements_table(self) -> str:
-        """Every statement, the difference here and in the paper, and the verdict."""
+        """Format every claim with its difference here and in the paper, and the verdict."""
         header = ("statement", "paper, COCO", "here", "standard error", "")
         lines = []
         for statement in STATEMENTS:
@@ -146,7 +146,7 @@ class Report:
         return markdown_table(header, lines)
 
     def protocol(self) -> str:
-        """Overrides, machine and commits of the trainings, and what they took."""
+        """Describe the overrides, machine, commits and duration of the trainings."""
         runs = self.results.runs
         hours = sum(run.step_seconds * run.iterations[-1] for run in runs) / 3600
         return "\n".join(
@@ -172,14 +172,14 @@ def _steps(curve: Curve, steps: float | None) -> str:
 
 
 def fill(page: str, tables: Mapping[str, str]) -> str:
-    """Put each table between `<!-- begin name -->` and `<!-- end name -->`.
+    """Replace the text between `<!-- begin name -->` and `<!-- end name -->` by each table.
 
     Raises:
-        StudyError: if the page has no such place.
+        StudyError: if the page does not have each pair once.
     """
     for name, table in tables.items():
         pattern = re.compile(BLOCK.format(name=re.escape(name)), re.DOTALL)
-        # In a replacement a backslash would have a meaning.
+        # Backslashes are special in a replacement string.
         block = f"\n{table}\n\n".replace("\\", r"\\")
         page, count = pattern.subn(rf"\g<1>{block}\g<2>", page)
         if count != 1:

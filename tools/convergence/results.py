@@ -1,4 +1,4 @@
-"""The results file of the study: every figure with the config and the commit that made it.
+"""Results file of the study: every figure with its config, seed, commit and machine.
 
 JSON, one training per line:
 
@@ -26,7 +26,7 @@ METRICS = ("AP", "AP50", "AP75")
 
 
 class StudyError(SamdetrError):
-    """Results that cannot be read or do not belong together, or a training that failed."""
+    """Unreadable or inconsistent results, or a failed training."""
 
 
 class Run(NamedTuple):
@@ -35,11 +35,11 @@ class Run(NamedTuple):
     Fields:
         name: of the config under `configs/mini`.
         seed: `train.seed`.
-        commit: of the project when it began; "-dirty" where files differed from it.
-        machine: processor and version of torch.
-        step_seconds: of a training step, without evaluations.
-        iterations: steps after which AP was measured; the last is the end.
-        AP, AP50, AP75: on `mini_val` after each of them, percent.
+        commit: of the project at the start; with "-dirty" if the checkout had changes.
+        machine: processor and torch version.
+        step_seconds: mean time of a training step, without evaluations.
+        iterations: steps of the evaluations; the last is the end of training.
+        AP, AP50, AP75: on `mini_val` at each evaluation, percent.
     """
 
     name: str
@@ -64,27 +64,27 @@ class Results(NamedTuple):
     runs: tuple[Run, ...]
 
     def of(self, name: str) -> list[Run]:
-        """The trainings of one config, by seed."""
+        """Return the trainings of a config, sorted by seed."""
         return sorted((run for run in self.runs if run.name == name), key=lambda run: run.seed)
 
     def has(self, name: str, seed: int) -> bool:
-        """Whether this training is done."""
+        """True if this training is finished."""
         return any((run.name, run.seed) == (name, seed) for run in self.runs)
 
 
 def load_results(path: Path, protocol: Sequence[str] | None = None) -> Results:
-    """Read a results file; one that is not there yet has no trainings.
+    """Read a results file; a missing file has no trainings.
 
     Args:
         path: the file.
-        protocol: that further trainings will have; None for whichever the file has.
+        protocol: required protocol; None accepts the file's own.
 
     Raises:
-        StudyError: if the file is no results file, or if its trainings had another protocol.
+        StudyError: if the file is not a results file or has another protocol.
     """
     if not path.is_file():
         if protocol is None:
-            raise StudyError(f"{path} is not there: no results yet")
+            raise StudyError(f"{path} does not exist: no results yet")
         return Results(tuple(protocol), ())
     try:
         contents = json.loads(path.read_text())
@@ -102,10 +102,10 @@ def load_results(path: Path, protocol: Sequence[str] | None = None) -> Results:
 
 
 def add_run(path: Path, protocol: Sequence[str], run: Run) -> None:
-    """Add a training to a results file, which other processes may be adding to as well.
+    """Add a training to a results file, under a lock.
 
     Raises:
-        StudyError: as `load_results`.
+        StudyError: see `load_results`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(str(path)):
@@ -124,10 +124,10 @@ def _save(path: Path, results: Results) -> None:
 
 
 def run_from_metrics(rows: Sequence[dict[str, Any]], **fields: Any) -> Run:
-    """A finished training from the lines of its `metrics.json`.
+    """Build the record of a finished training from its `metrics.json`.
 
     Args:
-        rows: the lines.
+        rows: lines of the file.
         fields: name, seed, commit and machine of the run.
     """
     evaluated = dict(evaluations(rows))
@@ -145,12 +145,12 @@ def run_from_metrics(rows: Sequence[dict[str, Any]], **fields: Any) -> Run:
 
 
 class Summary(NamedTuple):
-    """The trainings of one config together.
+    """Statistics of a config over its seeds.
 
     Fields:
-        ap, ap50, ap75: final ones, mean over the seeds.
+        ap, ap50, ap75: final values, mean over seeds.
         spread: standard deviation of the final AP; None for one seed.
-        seeds: how many.
+        seeds: number of seeds.
         curve: mean AP over iterations.
     """
 
@@ -163,10 +163,10 @@ class Summary(NamedTuple):
 
 
 def summarize(runs: Sequence[Run], label: str) -> Summary:
-    """Mean and spread over the seeds of one config, of which there is at least one.
+    """Summarise the trainings of one config.
 
     Raises:
-        StudyError: if they were not evaluated after the same steps.
+        StudyError: if they were evaluated after different iterations.
     """
     iterations = runs[0].iterations
     if any(run.iterations != iterations for run in runs):

@@ -1,8 +1,7 @@
-"""Runs the study: each training a process of its own on one core, several side by side.
+"""Execution of the study: each training is a single-threaded process, several run in parallel.
 
-A training writes into `<output>/<name>/seed<seed>`. It goes on where it was stopped, and what is
-done is not done again: neither a training in the results file nor one that ended just before it
-got there.
+A training writes to `<output>/<name>/seed<seed>`. Interrupted trainings resume; finished ones are
+not repeated, even if the study stopped before adding them to the results file.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from benchmark.table import cpu_name
 from .curves import METRICS, read_rows
 from .results import Run, StudyError, add_run, load_results, run_from_metrics
 
-LINES_SHOWN = 15  # of the log of a training that failed
+LINES_SHOWN = 15  # of a failed training's log
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class Training(NamedTuple):
-    """A variant with a seed."""
+    """A variant and a seed."""
 
     name: str
     seed: int
@@ -40,13 +39,13 @@ class Training(NamedTuple):
 
 
 class Study(NamedTuple):
-    """Where a study lives and how it trains.
+    """Paths and protocol of a study.
 
     Fields:
         root: of the checkout, with `train_net.py` and `configs/mini`.
         output: folder of the trainings.
-        results: the file of figures.
-        protocol: overrides of all configs.
+        results: results file.
+        protocol: overrides for all configs.
     """
 
     root: Path
@@ -55,24 +54,24 @@ class Study(NamedTuple):
     protocol: tuple[str, ...]
 
     def folder(self, training: Training) -> Path:
-        """Of one training."""
+        """Return the output folder of a training."""
         return self.output / training.name / f"seed{training.seed}"
 
 
 def run_all(
     study: Study, trainings: Sequence[Training], jobs: int, say: Callable[[str], None]
 ) -> None:
-    """Run the trainings that are not done, `jobs` at a time, and add them to the results file.
+    """Run the unfinished trainings, `jobs` at a time, and add them to the results file.
 
     Args:
-        study: where.
-        trainings: in this order.
-        jobs: how many side by side.
-        say: is told of every begin and end.
+        study: paths and protocol.
+        trainings: started in this order.
+        jobs: number of parallel trainings.
+        say: receives a message at every start and end.
 
     Raises:
-        StudyError: if a training failed, after all others are done; or at once if the results file
-            is of another protocol.
+        StudyError: after all trainings, if any failed; immediately, if the results file has
+            another protocol.
     """
     results = load_results(study.results, study.protocol)
     open_ones = [x for x in trainings if not results.has(*x)]
@@ -85,9 +84,9 @@ def run_all(
 
 
 def _run(study: Study, training: Training, say: Callable[[str], None]) -> str:
-    """Run one training; returns what went wrong, "" if nothing did."""
+    """Run one training; return its error message, or ""."""
     try:
-        say(f"{training}: begins")
+        say(f"{training}: started")
         run = train(study, training)
         add_run(study.results, study.protocol, run)
         say(f"{training}: AP {run.AP[-1]:.1f}, {1000 * run.step_seconds:.0f} ms per step")
@@ -101,7 +100,7 @@ def train(study: Study, training: Training) -> Run:
     """Run or resume one training to its end.
 
     Raises:
-        StudyError: if it fails, or if its folder is that of another protocol.
+        StudyError: if it fails, or if its folder has a training of another protocol.
     """
     folder = study.folder(training)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,10 +119,10 @@ def train(study: Study, training: Training) -> Run:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[int]:
-    """Wait until no process is at work in a folder, also none that another study left behind.
+    """Lock a folder, waiting for any process that still trains there.
 
     Yields:
-        The descriptor that holds the lock, until every process that has it is gone.
+        The file descriptor of the lock, which is held until every process that inherits it exits.
     """
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -131,7 +130,7 @@ def _alone(folder: Path) -> Iterator[int]:
 
 
 def _begin(study: Study, folder: Path) -> dict[str, Any]:
-    """What the training began with, written down when it did."""
+    """Record the protocol, commit and machine of a new training, or read an earlier record."""
     file = folder / "study.json"
     begun: dict[str, Any]
     if file.is_file():
@@ -154,7 +153,7 @@ def _begin(study: Study, folder: Path) -> dict[str, Any]:
 
 
 def _finished(folder: Path) -> bool:
-    """Whether the training ended, though the results file may not have it."""
+    """True if the training ended, whether or not the results file has it."""
     return (folder / "done").is_file()
 
 
@@ -171,7 +170,7 @@ def _call(study: Study, training: Training, lock: int) -> None:
         *study.protocol,
     ]
     with (folder / "console.log").open("a") as log:
-        # The lock goes on to the training, which may outlive this process.
+        # The training inherits the lock, because it may outlive this process.
         code = subprocess.run(
             command,
             env={**os.environ, **ONE_THREAD},
@@ -191,7 +190,7 @@ def _call(study: Study, training: Training, lock: int) -> None:
 
 
 def commit(root: Path) -> str:
-    """The checkout's commit, with "-dirty" if files differ from it; "unknown" without Git."""
+    """Return the checkout's commit, with "-dirty" if it has changes, or "unknown" without Git."""
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],

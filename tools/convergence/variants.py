@@ -1,14 +1,14 @@
-"""What the study trains: configs under `configs/mini`, and which of them each question compares.
+"""Variants of the study (configs under `configs/mini`) and the claims that compare them.
 
-Figures of the paper are AP on COCO val2017 after 12 epochs: tables 1, 3 and 4.
+The paper's figures are AP on COCO val2017 after 12 epochs, from tables 1, 3 and 4.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# The training of every variant, on top of its config. On one core a variant takes 12 minutes at
-# most; the strongest ends above AP 70.
+# Overrides for every variant. A training takes at most 12 minutes on one core; the strongest
+# variant ends above AP 70.
 PROTOCOL = (
     "train.max_iter=1600",
     "train.eval_period=200",
@@ -24,12 +24,12 @@ UNALIGNED = "ablations/table3_row9_multi_scale_unaligned"
 
 
 class Variant(NamedTuple):
-    """A config and how it is called.
+    """A config of the study.
 
     Fields:
-        name: of the file under `configs/mini`, without its ending.
+        name: path under `configs/mini`, without suffix.
         label: in tables and plots.
-        seeds: how many trainings of it the study has, with seeds 0, 1, ...
+        seeds: number of trainings, with seeds 0, 1, ...
     """
 
     name: str
@@ -68,7 +68,7 @@ MAIN = tuple(variant for variant in VARIANTS if variant.seeds > 1)
 
 
 class Row(NamedTuple):
-    """A row of a table: a variant, what the table calls it, and the paper's AP if it has one."""
+    """Row of a table: its label, the variant, and the paper's AP if there is one."""
 
     label: str
     name: str
@@ -98,7 +98,7 @@ FIGURE7 = (
     Row("8", "ablations/table3_row7_keypoints_reweighting"),
     Row("16", "ablations/figure7_16_keypoints"),
 )
-# The paper's figures of the single-scale rows are of R50 where it has them, else of R50-DC5.
+# The paper's single-scale figures are for R50; it has rows with DN for R50-DC5 alone.
 COMPATIBILITY = (
     Row("SAM-DETR", "sam_detr", 34.2),
     Row("SAM-DETR w/ SMCA", "sam_detr_smca", 37.0),
@@ -122,12 +122,12 @@ PEERS = (
 
 
 class Statement(NamedTuple):
-    """What the paper says: that one variant is better than another.
+    """A claim of the paper that one variant is better than another.
 
     Fields:
-        text: the statement.
+        text: the claim.
         better, worse: names of variants.
-        paper: the difference in AP there; None if the paper gives no figures.
+        paper: difference in AP in the paper; None if it gives no figures.
     """
 
     text: str
