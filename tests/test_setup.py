@@ -1,7 +1,6 @@
 """Installation: errors for missing or unfit packages, and when `make` updates the environment."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,30 +78,3 @@ def test_set_up_refuses_an_interpreter_it_cannot_use(tmp_path):
     process = setup_env(tmp_path / "venv", PYTHON="no-such-python")
     assert process.returncode == 1
     assert "no-such-python is not Python 3.10 to 3.13" in process.stderr
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_the_environment_is_made_once_and_again_when_its_requirements_change(tmp_path):
-    for name in ("Makefile", "setup.cfg", "pyproject.toml", "tools/setup_env.sh", "requirements"):
-        source, target = ROOT / name, tmp_path / name
-        target.parent.mkdir(exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-
-    def plan(**variables):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
-        settings = [f"{name}={value}" for name, value in variables.items()]
-        command = ["make", "-n", "test", "PYTHON=", "TORCH=", "DETECTRON2=", *settings]
-        process = subprocess.run(
-            command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=True
-        )
-        assert "python -m pytest" in process.stdout
-        return "setup_env.sh" in process.stdout
-
-    assert plan()
-    ready = tmp_path / ".venv/ready"
-    ready.parent.mkdir()
-    ready.write_text("/a/checkout\n")
-    assert not plan() and not plan(DETECTRON2="/a/checkout")
-    assert plan(DETECTRON2="/another/checkout")
-    os.utime(tmp_path / "requirements/constraints.txt", (2**32, 2**32))
-    assert plan()

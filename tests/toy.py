@@ -1,9 +1,5 @@
 """What the tests of the engine train: toys that take milliseconds, and a model that tells."""
 
-import json
-import os
-import signal
-
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
@@ -11,7 +7,6 @@ from detectron2.utils import comm
 from torch import nn
 
 from samdetr.data import load_detection_dataset
-from samdetr.modeling import SAMDETR
 
 
 class ToyModel(nn.Module):
@@ -65,20 +60,16 @@ class ToyLoader:
 
     Args:
         batch_size: over all processes.
-        killed_at: iteration whose batch is never given: the process is killed instead.
         epoch: number of batches, after which the first comes again.
     """
 
-    def __init__(self, batch_size=4, killed_at=-1, epoch=1):
+    def __init__(self, batch_size=4, epoch=1):
         self.batch_size = batch_size
-        self.killed_at = killed_at
         self.epoch = epoch
 
     def __iter__(self):
         iteration = 0
         while True:
-            if iteration == self.killed_at:
-                os.kill(os.getpid(), signal.SIGKILL)
             first = iteration % self.epoch * self.batch_size
             indices = range(first, first + self.batch_size)
             yield [sample(i) for i in indices[comm.get_rank() :: comm.get_world_size()]]
@@ -122,27 +113,3 @@ class ToyEvaluator(DatasetEvaluator):
 def few(**dataset):
     """The first images of a data set."""
     return load_detection_dataset(**dataset)[:40]
-
-
-class Recorder(SAMDETR):
-    """Appends its training losses to `losses.N` of the working folder, N being the process.
-
-    Args:
-        killed_at: number of training steps after which the process is killed.
-        model: of the class above.
-    """
-
-    def __init__(self, killed_at=-1, **model):
-        super().__init__(**model)
-        self.killed_at = killed_at
-        self.steps = 0
-
-    def forward(self, batched_inputs):
-        output = super().forward(batched_inputs)
-        if self.training:
-            if self.steps == self.killed_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            self.steps += 1
-            with open(f"losses.{comm.get_rank()}", "a") as file:
-                print(json.dumps({name: loss.item() for name, loss in output.items()}), file=file)
-        return output

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pickle
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from torch import nn
 from samdetr.checkpoint import Checkpointer, CheckpointError, InitialCheckpointer
 from samdetr.engine import Trainer
 from samdetr.engine.hooks import BestCheckpointer, Seed, rewind
-from samdetr.engine.train import initialize
 from toy import ToyLoader, ToyModel
 
 
@@ -57,19 +55,6 @@ def test_a_backbone_fills_the_backbone_and_nothing_else(tmp_path, heuristics):
     assert_same(model.head.state_dict(), head)
 
 
-def test_a_pickled_backbone_of_arrays_fills_the_backbone(tmp_path):
-    source, model = ToyModel(), ToyModel()
-    state = {key: value.numpy() for key, value in of_backbone(source, "").items()}
-    path = tmp_path / "R-50.pkl"
-    path.write_bytes(
-        pickle.dumps({"model": state, "__author__": "us", "matching_heuristics": True})
-    )
-
-    InitialCheckpointer(model).load(str(path))
-
-    assert_same(model.backbone.state_dict(), source.backbone.state_dict())
-
-
 def test_a_backbone_is_no_model_to_evaluate(tmp_path):
     path = saved(tmp_path, of_backbone(ToyModel()))
     with pytest.raises(CheckpointError, match=r"4 missing: .*head\.bias \(it is a backbone's file"):
@@ -99,20 +84,6 @@ def test_normalisation_constants_are_tolerated(tmp_path):
     path = saved(tmp_path, {**source.state_dict(), "pixel_mean": torch.zeros(3, 1, 1)})
     Checkpointer(model).load(path)
     assert_same(model.state_dict(), source.state_dict())
-
-
-@pytest.mark.parametrize(
-    "path", ["nowhere/model.pth", "http://127.0.0.1:9/model.pth", "detectron2://R-50.pkl"]
-)
-def test_a_missing_file_is_named_with_the_override(path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr("urllib.request.urlretrieve", refuse)
-    with pytest.raises(CheckpointError) as error:
-        initialize(ToyModel(), path)
-    assert path in str(error.value)
-    assert "train.init_checkpoint=PATH" in str(error.value)
 
 
 # The state of a run

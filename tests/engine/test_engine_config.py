@@ -18,9 +18,7 @@ TOY = str(Path(__file__).parents[1].joinpath("toy_config.py"))
     [
         ("train.max_iter=7", "train.max_iter", 7),
         ("train.max_iter=1e3", "train.max_iter", 1000),
-        ("optimizer.lr=1", "optimizer.lr", 1),
         ("train.clip_grad.max_norm=inf", "train.clip_grad.max_norm", float("inf")),
-        ("train.init_checkpoint=''", "train.init_checkpoint", ""),
         ("train.checkpointer.max_to_keep=null", "train.checkpointer.max_to_keep", None),
         ("dataloader.evaluator.aps=[1.0,2.0]", "dataloader.evaluator.aps", [1.0, 2.0]),
         ("dataloader.evaluator.aps.0=3.0", "dataloader.evaluator.aps", [3.0]),
@@ -53,16 +51,12 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(override, nearest):
     ("override", "wanted"),
     [
         ("train.max_iter=1oo", "an integer"),
-        ("train.max_iter=1.5", "an integer"),
         ("train.max_iter=true", "an integer"),
         ("train.amp.enabled=yes", "true or false"),
         ("optimizer.lr=fast", "a number"),
-        ("train.output_dir=2024", "text"),
-        ("train.amp={enabled: 1}", "true or false"),
         ("train.amp=true", "a group of keys"),
         ("dataloader.evaluator.aps=3", "a list"),
         ("train.max_iter", "key=value"),
-        (f"train.max_iter={'9' * 5000}", "key=value"),
         ("~train.max_iter", "key=value"),
         ("train.max_iter=1,2", "key=value"),
         ("--resume", "before the overrides"),
@@ -104,37 +98,6 @@ def test_a_missing_file_and_a_missing_part_are_named(tmp_path):
     text.write_text("")
     with pytest.raises(ConfigError, match=r"must be a \.py or \.yaml file"):
         load_config(str(text))
-
-
-def test_a_saved_config_loads_again_and_makes_the_same_things(tmp_path):
-    cfg = load_config(TOY, ["model.dim=5"])
-    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
-
-    again = load_config(str(tmp_path / "config.yaml"), ["model.num_classes=3"], trusted=True)
-
-    model = instantiate(again.model)
-    assert model.head.weight.shape == (3, 5)
-    optimizer = build_optimizer(again.optimizer, model)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.001, 0.01]
-    assert instantiate(again.lr_multiplier)(0.9) == pytest.approx(0.1)
-
-
-def test_the_optimiser_slows_the_backbone_and_decays_every_parameter():
-    cfg, model = load_config(TOY), ToyModel()
-
-    optimizer = build_optimizer(cfg.optimizer, model)
-
-    settings = {
-        parameter: (group["lr"], group["weight_decay"])
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-    for name, parameter in model.named_parameters():
-        lr = 0.001 if name.startswith("backbone.") else 0.01
-        assert settings.pop(parameter) == pytest.approx((lr, 1e-4))
-    assert not settings
-    LazyConfig.save(cfg, "/dev/null")  # the model is not left in the config
-    assert "model" not in cfg.optimizer.params
 
 
 def test_a_negative_factor_is_refused():

@@ -3,10 +3,9 @@
 import argparse
 
 import pytest
-import torch
 
 from samdetr.engine import ConfigError, start
-from samdetr.engine.launch import Place, place_in, wrap
+from samdetr.engine.launch import Place, place_in
 
 SLURM = {
     "SLURM_PROCID": "5",
@@ -53,8 +52,3 @@ def test_torchrun_and_num_gpus_together_are_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="leave out --num-gpus"):
         start(print, arguments(num_gpus=2))
-
-
-def test_a_model_in_one_process_is_not_wrapped():
-    model = torch.nn.Linear(1, 1)
-    assert wrap(model, broadcast_buffers=False) is model

@@ -1,7 +1,6 @@
 """A run that is interrupted and resumed is, to the last bit, the run that was not."""
 
 import hashlib
-import logging
 import os
 import random
 import signal
@@ -12,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils import comm
 
 import samdetr.checkpoint as checkpoint
 from interruption import (
     assert_same_run,
+    at_iteration,
     finish,
     kill,
     mini,
@@ -27,7 +26,6 @@ from interruption import (
 )
 from samdetr.checkpoint import Checkpointer
 from samdetr.engine import train
-from samdetr.engine.hooks import Seed
 from samdetr.engine.launch import EXIT_CODE
 from toy import ToyModel
 
@@ -110,15 +108,9 @@ def test_a_run_killed_in_an_evaluation_makes_up_for_it(whole, tmp_path):
     assert_same_run(tmp_path, whole)
 
 
-def killed_at_iteration(cfg, iteration):
-    step = Seed.before_step
-
-    def before_step(hook):
-        if hook.trainer.iter == iteration:
-            os.kill(os.getpid(), signal.SIGKILL)
-        step(hook)
-
-    Seed.before_step = before_step
+def signalled(cfg, iteration, number=signal.SIGKILL):
+    """Train; the process signals itself in the middle of an iteration."""
+    at_iteration(iteration, lambda: os.kill(os.getpid(), number))
     train(cfg, True)
 
 
@@ -133,32 +125,18 @@ def broken(file, damage):
 
 
 @pytest.mark.parametrize("damage", ["changed", "lost"])
-def test_of_a_damaged_checkpoint_the_one_before_is_taken_with_a_warning(whole, tmp_path, damage):
-    assert finish(start(killed_at_iteration, toy(tmp_path), 8)) == [-signal.SIGKILL]
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(whole, tmp_path, damage):
+    assert finish(start(signalled, toy(tmp_path), 8)) == [-signal.SIGKILL]
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000005.pth"
     broken(tmp_path / "model_0000005.pth", damage)
 
-    checkpointer, messages = Checkpointer(ToyModel(), str(tmp_path)), []
-    checkpointer.logger = logging.Logger("test")
-    checkpointer.logger.warning = lambda text, *args: messages.append(text % args)
-    assert checkpointer.newest() == str(tmp_path / "model_0000002.pth")
-    assert len(messages) == 1 and "model_0000005.pth is " in messages[0]
-    assert "the checkpoint before it" in messages[0]
-
+    assert Checkpointer(ToyModel(), str(tmp_path)).newest() == str(tmp_path / "model_0000002.pth")
     assert finish(resumed(toy(tmp_path))) == [0]
     assert_same_run(tmp_path, whole)
 
 
-def test_if_no_checkpoint_is_whole_the_run_does_not_begin_anew(tmp_path):
-    assert finish(start(killed_at_iteration, toy(tmp_path), 4)) == [-signal.SIGKILL]
-    broken(tmp_path / "model_0000002.pth", "changed")
-    with pytest.raises(OSError, match="no checkpoint that is whole: .*2.pth is damaged"):
-        Checkpointer(ToyModel(), str(tmp_path)).newest()
-    assert Checkpointer(ToyModel(), str(tmp_path / "empty")).newest() == ""
-
-
 def test_a_checkpoint_is_detectron2s_and_needs_no_checksum(whole, tmp_path):
-    assert finish(start(killed_at_iteration, toy(tmp_path), 8)) == [-signal.SIGKILL]
+    assert finish(start(signalled, toy(tmp_path), 8)) == [-signal.SIGKILL]
     for file in tmp_path.glob("*.sha256"):
         digest, name = file.read_text().split()
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
@@ -188,25 +166,12 @@ class Unwritable:
         raise OSError("disk full")
 
 
-def stopped_at_iteration(cfg, iteration, number):
-    """Train; the process signals itself in the middle of an iteration."""
-    step = Seed.before_step
-
-    def before_step(hook):
-        if hook.trainer.iter == iteration and comm.is_main_process():
-            os.kill(os.getpid(), number)
-        step(hook)
-
-    Seed.before_step = before_step
-    train(cfg, True)
-
-
 @pytest.mark.parametrize(
     ("number", "iteration"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 9), (signal.SIGTERM, 11)]
 )
 def test_a_signal_saves_at_the_end_of_the_iteration_and_stops(whole, tmp_path, number, iteration):
     cfg = toy(tmp_path)
-    assert finish(start(stopped_at_iteration, cfg, iteration, number)) == [EXIT_CODE]
+    assert finish(start(signalled, cfg, iteration, number)) == [EXIT_CODE]
     last = (tmp_path / "last_checkpoint").read_text()
     assert last == (f"model_{iteration:07}.pth" if iteration < 11 else "model_final.pth")
     assert finish(resumed(cfg)) == [0]
@@ -222,15 +187,12 @@ def test_workers_outlive_a_signal_to_all_processes(whole, tmp_path):
 
 
 def signalled_with_its_workers(cfg):
-    step = Seed.before_step
-
-    def before_step(hook):
-        if hook.trainer.iter == 4:
-            # From a process of its own: what their parent sends does end the workers.
-            command = ["kill", "-TERM", "--", f"-{os.getpgid(0)}"]
-            subprocess.run(command, start_new_session=True, check=True)
-            time.sleep(0.3)  # for the workers to die in, if they do
-        step(hook)
-
-    Seed.before_step = before_step
+    at_iteration(4, signal_group)
     train(cfg, True)
+
+
+def signal_group():
+    # From a process of its own: what their parent sends does end the workers.
+    command = ["kill", "-TERM", "--", f"-{os.getpgid(0)}"]
+    subprocess.run(command, start_new_session=True, check=True)
+    time.sleep(0.3)  # for the workers to die in, if they do

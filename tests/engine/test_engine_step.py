@@ -3,19 +3,15 @@
 import logging
 from copy import deepcopy
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyConfig
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from samdetr.engine import ConfigError, Trainer, build_optimizer
+from samdetr.engine import ConfigError, Trainer
 from toy import SteepModel, ToyLoader, ToyModel, sample
-
-OPTIM = Path(__file__).parents[2] / "configs" / "common" / "optim.py"
 
 
 def make_trainer(model, fused=True, period=1, batches=None, skip=0):
@@ -66,23 +62,6 @@ def test_from_a_failed_iteration_on_no_weight_changes_although_it_is_read_later(
     expected = trained(failed).model.state_dict() if failed else before
     assert model.calls == 5
     assert_close(model.state_dict(), expected, rtol=0, atol=0)
-
-
-def test_the_fused_optimiser_of_the_configs_gives_the_numbers_of_a_plain_one():
-    models = [ToyModel()]
-    models.append(deepcopy(models[0]))
-    for model, fused in zip(models, (True, False)):
-        config = LazyConfig.load(str(OPTIM)).optimizer
-        assert config.fused is True
-        config.fused, config.lr = fused, 0.01
-        optimizer = build_optimizer(config, model)
-        generator = torch.Generator().manual_seed(1)
-        for _ in range(20):
-            for parameter in model.parameters():
-                parameter.grad = torch.randn(parameter.shape, generator=generator)
-            optimizer.step()
-    for ours, theirs in zip(*(x.parameters() for x in models)):
-        assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("old", [True, False])

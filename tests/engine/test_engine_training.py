@@ -132,12 +132,6 @@ def test_a_run_does_not_go_on_from_weights_alone(tmp_path):
         run(tmp_path, resume=True)
 
 
-def test_a_failed_evaluation_leaves_the_checkpoint_before_it(tmp_path):
-    with pytest.raises(IndexError):
-        run(tmp_path, "train.eval_period=4", "dataloader.evaluator.aps=[]")
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
-
-
 def test_the_last_checkpoints_are_kept_over_a_resumption(tmp_path):
     settings = ["train.checkpointer.period=1", "train.checkpointer.max_to_keep=2"]
     run(tmp_path, *settings, "train.max_iter=3")

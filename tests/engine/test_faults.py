@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -142,17 +143,12 @@ def test_what_is_not_known_keeps_its_own_error(tmp_path):
 
 @pytest.mark.parametrize(
     ("aps", "best"),
-    [
-        ([".nan", "3.0", ".nan", "2.0"], 3.0),
-        ([".nan"], None),
-    ],
+    [([math.nan, 3.0, math.nan, 2.0], 3.0), ([math.nan], None)],
 )
 def test_an_ap_that_is_not_finite_is_never_the_best(tmp_path, aps, best):
-    settings = ["train.eval_period=3", f"train.output_dir={tmp_path}"]
-    cfg = load_config(TOY, settings)
-    cfg.dataloader.evaluator.aps = [float(x.removeprefix(".")) for x in aps]
-    results = train(cfg)
-    assert str(results["bbox"]["AP"]) == str(cfg.dataloader.evaluator.aps[-1])
+    cfg = load_config(TOY, ["train.eval_period=3", f"train.output_dir={tmp_path}"])
+    cfg.dataloader.evaluator.aps = aps
+    train(cfg)
     file = tmp_path / "model_best.json"
     assert file.exists() == (tmp_path / "model_best.pth").exists() == (best is not None)
     if best:

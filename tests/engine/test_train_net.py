@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[2]
 MINI = ROOT / "configs/mini/sam_detr_smca.py"
 TOY = ROOT / "tests/toy_config.py"
 SMALL = [
-    "model._target_=toy.Recorder",
     "model.decoder.levels=[0]",
     "model.num_queries=10",
     "model.detections_per_image=10",
@@ -54,12 +53,6 @@ def popen(arguments, folder, **variables):
     )
 
 
-def train_net(arguments, folder, **variables):
-    process = popen([ROOT / "train_net.py", *arguments], folder, **variables)
-    output, _ = process.communicate()
-    return process.returncode, output
-
-
 def rows(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
@@ -69,26 +62,6 @@ def in_process(config, folder, *overrides, resume=False):
     folder.mkdir(exist_ok=True)
     seed_all_rng(0)
     return train(load_config(str(config), [f"train.output_dir={folder}", *overrides]), resume)
-
-
-def test_two_processes_on_a_cpu_train_like_one_and_evaluate(tmp_path, monkeypatch):
-    one, two = tmp_path / "one", tmp_path / "two"
-    # The first process saves while both have losses that are not read yet.
-    settings = [*SMALL, "train.max_iter=5", "train.log_period=3", "train.checkpointer.period=2"]
-    command = ["--config-file", MINI, "--num-gpus", "2", f"train.output_dir={two}", *settings]
-    code, output = train_net(command, two)
-    assert code == 0, output
-    monkeypatch.chdir(tmp_path)
-    ap = in_process(MINI, one, *settings)["bbox"]["AP"]
-
-    files = (tmp_path / "losses.0", two / "losses.0", two / "losses.1")
-    expected, *halves = map(rows, files)
-    assert len(expected) == 5
-    for step, first, second in zip(expected, *halves):
-        means = {name: (first[name] + second[name]) / 2 for name in first}
-        assert means == pytest.approx(step, abs=1e-4, rel=0)
-    assert rows(two / "metrics.json")[-1]["bbox/AP"] == pytest.approx(ap, abs=0.1)
-    assert "eta: 0:00:0" in output and "|  AP   |  AP50  |" in output
 
 
 def test_shipped_checkpoint_has_the_figures_of_the_readme(tmp_path):
