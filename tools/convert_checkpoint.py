@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -151,16 +150,14 @@ def check_fit(weights: Mapping[str, Tensor], config_file: str, trusted: bool) ->
     cfg = load_config(config_file, trusted=trusted)
     with torch.device("meta"):  # shapes are enough
         model: dict[str, Any] = instantiate(cfg.model).state_dict()
-    found = SimpleNamespace(
-        missing_keys=[x for x in model if x not in weights],
-        unexpected_keys=[x for x in weights if x not in model],
-        incorrect_shapes=[
-            (name, tuple(weights[name].shape), tuple(x.shape))
-            for name, x in model.items()
-            if name in weights and weights[name].shape != x.shape
-        ],
-    )
-    if difference := Difference.of(list(model), found):
+    missing = [x for x in model if x not in weights]
+    unexpected = [x for x in weights if x not in model]
+    shapes = [
+        (name, tuple(weights[name].shape), tuple(x.shape))
+        for name, x in model.items()
+        if name in weights and weights[name].shape != x.shape
+    ]
+    if difference := Difference.of(list(model), (missing, unexpected, shapes)):
         raise ConversionError(
             f"it is {describe(weights)}, and {config_file} is {describe(model)}: {difference}"
         )

@@ -55,9 +55,7 @@ def test_other_classes_start_the_class_head_anew_and_keep_the_rest(tmp_path, var
     for key, value in model.state_dict().items():
         expected = before if key in of_classes else source.state_dict()
         torch.testing.assert_close(value, expected[key], rtol=0, atol=0, msg=key)
-    assert f"has 10 classes and the model has 3: random weights remain in {of_classes[0]}, " in (
-        caplog.text
-    )
+    assert "has 10 classes and the model has 3" in caplog.text
 
 
 def test_evaluation_takes_no_file_of_other_classes(tmp_path):
