@@ -8,16 +8,29 @@ import re
 import zlib
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from detectron2.config import LazyConfig, instantiate
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
+from torch import Tensor, nn
+from torch.testing import assert_close
 
 from samdetr.modeling.ops.boxes import corners
 
 FOLDER = Path(__file__).parent / "fixtures" / "official"
 
+ROOT = Path(__file__).parents[1]
+CONFIGS = {
+    "r50": "sam_detr_r50_12ep",
+    "r50_smca": "sam_detr_r50_smca_12ep",
+    "r50_e50": "sam_detr_r50_50ep",
+    "r50_dc5": "sam_detr_r50_dc5_12ep",
+    "r50_dc5_smca": "sam_detr_r50_dc5_smca_12ep",
+    "r50_ms": "sam_detr_pp_r50_12ep",
+    "r50_ms_smca": "sam_detr_pp_r50_smca_12ep",
+}
 GAINS = {
     "encoder": {
         "self_attn.in_proj_weight": 2,
@@ -127,3 +140,30 @@ def _input(arrays, i: int, size: list[int], target_set: str | None) -> dict:
             gt_classes=torch.from_numpy(arrays[f"target_{target_set}_{i}_labels"]),
         )
     return entry
+
+
+class Tolerance(NamedTuple):
+    logits: float
+    boxes: float
+    source: float
+    score: float
+    pixels: float
+
+
+SINGLE = Tolerance(logits=1e-4, boxes=1e-5, source=5e-5, score=3e-5, pixels=0.01)
+NO_NORM = Tolerance(logits=5e-4, boxes=5e-5, source=5e-4, score=1.5e-4, pixels=0.05)
+MULTI = Tolerance(logits=1e-3, boxes=5e-5, source=5e-5, score=3e-4, pixels=0.05)
+
+
+def tolerance(variant: str) -> Tolerance:
+    return NO_NORM if variant == "r50_e50" else MULTI if "_ms" in variant else SINGLE
+
+
+def build(config: str) -> nn.Module:
+    cfg = LazyConfig.load(str(ROOT / "configs" / "coco" / f"{config}.py"))
+    cfg.model.num_classes = 91
+    return instantiate(cfg.model)
+
+
+def close(actual: Tensor, wanted: Tensor, atol: float) -> None:
+    assert_close(actual, wanted, rtol=0, atol=atol)

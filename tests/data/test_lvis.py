@@ -1,6 +1,7 @@
 """Data sets in LVIS's format: its metric, and what is refused before an image is read."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 from coco_files import write_coco
 from samdetr.data import DataError, load_detection_dataset
 from samdetr.evaluation import LVISEvaluator
-from test_evaluation import BOXES, CONFIGS, detections, evaluate
+from test_evaluation import BOXES, detections, evaluate
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "common"
 
 
 @pytest.fixture

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
 from torch import Tensor, nn
-from torch.testing import assert_close
 
 import official
 from command_line import run_script
+from official import CONFIGS, Tolerance, build, close, tolerance
 from samdetr import convert
 from samdetr.structures import Predictions
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = {
-    "r50": "sam_detr_r50_12ep",
-    "r50_smca": "sam_detr_r50_smca_12ep",
-    "r50_e50": "sam_detr_r50_50ep",
-    "r50_dc5": "sam_detr_r50_dc5_12ep",
-    "r50_dc5_smca": "sam_detr_r50_dc5_smca_12ep",
-    "r50_ms": "sam_detr_pp_r50_12ep",
-    "r50_ms_smca": "sam_detr_pp_r50_smca_12ep",
-}
 PARAMETERS = {  # of the official training logs
     "sam_detr_r50_12ep": 58_074_058,
     "sam_detr_r50_smca_12ep": 58_123_306,
@@ -42,29 +31,6 @@ PARAMETERS = {  # of the official training logs
     "sam_detr_pp_r50_smca_12ep": 55_021_546,
     "sam_detr_pp_r50_smca_50ep": 55_021_546,
 }
-
-
-class Tolerance(NamedTuple):
-    logits: float
-    boxes: float
-    source: float
-    score: float
-    pixels: float
-
-
-SINGLE = Tolerance(logits=1e-4, boxes=1e-5, source=5e-5, score=3e-5, pixels=0.01)
-NO_NORM = Tolerance(logits=5e-4, boxes=5e-5, source=5e-4, score=1.5e-4, pixels=0.05)
-MULTI = Tolerance(logits=1e-3, boxes=5e-5, source=5e-5, score=3e-4, pixels=0.05)
-
-
-def tolerance(variant: str) -> Tolerance:
-    return NO_NORM if variant == "r50_e50" else MULTI if "_ms" in variant else SINGLE
-
-
-def build(config: str) -> nn.Module:
-    cfg = LazyConfig.load(str(ROOT / "configs" / "coco" / f"{config}.py"))
-    cfg.model.num_classes = 91
-    return instantiate(cfg.model)
 
 
 @pytest.fixture(
@@ -91,10 +57,6 @@ def model(variant) -> nn.Module:
 
 def expected(variant: str) -> dict[str, Tensor]:
     return official.expected(variant)["arrays"]
-
-
-def close(actual: Tensor, wanted: Tensor, atol: float) -> None:
-    assert_close(actual, wanted, rtol=0, atol=atol)
 
 
 def test_padded_batch_gives_the_official_outputs_of_every_layer(variant, model):

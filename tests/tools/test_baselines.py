@@ -9,7 +9,6 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, ResNet
-from test_official import CONFIGS, build, close, tolerance
 from torch import nn
 from torch.testing import assert_close
 
@@ -17,6 +16,7 @@ import official as fixtures
 from baselines.official import official
 from baselines.official.weights import ours
 from conftest import make_batch, make_config, randomize, randomize_statistics
+from official import CONFIGS, build, close, tolerance
 from samdetr.modeling import DeformableSelfAttention, MultiScaleMapper
 
 pytestmark = pytest.mark.slow
