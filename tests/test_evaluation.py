@@ -1,6 +1,7 @@
 """Evaluators: equal figures by either backend, ground truth of every kind, and detections kept."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from coco_files import Registry, write_coco
 from samdetr import evaluation
 from samdetr.data import CocoFiles, load_detection_dataset
+from samdetr.engine import ConfigError
 from samdetr.evaluation import DetectionEvaluator, FasterDetectionEvaluator, LVISEvaluator
 
 BOXES = [[[5, 5, 10, 10], [20, 10, 15, 12]], [[0, 0, 30, 20]], []]
@@ -181,3 +183,9 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(monkeypatch, evalua
     monkeypatch.setattr(evaluation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=rf"pip install 'samdetr\[{extra}\]'"):
         evaluator("mini_val")
+
+
+@pytest.mark.parametrize("limit", [0, -1, [1, 10], [1, 10, 0]])
+def test_a_limit_of_detections_that_is_none_is_refused_at_once(limit):
+    with pytest.raises(ConfigError, match=f"max_dets_per_image is {re.escape(repr(limit))}, exp"):
+        DetectionEvaluator("mini_val", max_dets_per_image=limit)

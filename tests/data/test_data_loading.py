@@ -183,3 +183,24 @@ def test_a_seed_of_minus_one_is_drawn():
     np.random.seed(0)
     first, second = batches(3, seed=-1), batches(3, seed=-1)
     assert first != second
+
+
+def test_other_processes_go_on_with_the_same_images(as_process):
+    whole = batches(6, size=6, aspect_ratio_grouping=False)
+    shares = []
+    for rank in range(3):
+        as_process(rank, 3)
+        shares.append(batches(3, size=6, start=3, aspect_ratio_grouping=False))
+    assert [sum(batch, []) for batch in zip(*shares)] == whole[3:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_generators_of_the_model_are_left_alone(workers):
+    def draw():
+        return random.random(), np.random.uniform(), torch.rand(()).item()
+
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = [draw() for _ in range(3)]
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    iterator = iter(loader(num_workers=workers))
+    assert [(next(iterator), draw())[1] for _ in range(3)] == expected

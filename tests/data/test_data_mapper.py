@@ -8,9 +8,11 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from samdetr.data import DataError, DetectionMapper, read_image
+from samdetr.data import DataError, DetectionMapper, ResizeShortestEdge, read_image
 
 ROOT = Path(__file__).parents[2]
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -155,3 +157,31 @@ def test_an_entry_without_annotations_is_an_image_without_objects(tmp_path):
     assert len(mapped["instances"]) == 0
     assert mapped["instances"].gt_boxes.tensor.shape == (0, 4)
     assert (mapped["width"], mapped["height"]) == (40, 30)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_annotations_of_the_photograph_as_stored_stay_on_it(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(picture()).save(tmp_path / "a.png", exif=exif)
+
+    mapped = mapper()(entry(tmp_path / "a.png"))  # 40 x 30, as stored
+
+    assert mapped["image"].shape == (3, 30, 40)
+    assert_box_is_on_red(mapped)
+
+
+@given(st.integers(1, 6000), st.integers(1, 6000), st.integers(1, 900), st.integers(900, 1400))
+def test_no_side_shrinks_to_nothing(height, width, edge, max_size):
+    image = np.broadcast_to(np.uint8(0), (height, width, 3))
+    resize = ResizeShortestEdge(edge, max_size).get_transform(image)
+    expected = T.ResizeShortestEdge.get_output_shape(height, width, edge, max_size)
+    assert (resize.new_h, resize.new_w) == tuple(max(side, 1) for side in expected)
+
+
+def test_boxes_of_integers_are_not_rounded(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    steps = [T.ResizeTransform(30, 40, 50, 70), T.ResizeTransform(50, 70, 33, 47)]
+    (box,) = mapper(*steps)(entry(tmp_path / "a.png"))["instances"].gt_boxes.tensor
+    expected = torch.tensor([5 * 47 / 40, 10 * 33 / 30, 25 * 47 / 40, 18 * 33 / 30])
+    torch.testing.assert_close(box, expected)

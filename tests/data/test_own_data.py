@@ -10,7 +10,7 @@ from PIL import Image
 
 from coco_files import SIZE, write_coco
 from command_line import train_net
-from samdetr.data import CocoFiles, DataError, VocFolder, own
+from samdetr.data import CocoFiles, DataError, VocFolder, load_own_dataset, own
 from samdetr.engine import ConfigError, argument_parser, configure, load_config
 
 ROOT = Path(__file__).parents[2]
@@ -198,3 +198,12 @@ def test_a_wrong_file_is_one_sentence_and_exit_code_2(tmp_path, capsys):
     line = output.strip().splitlines()[-1]  # torch warns before it on a machine with half a CUDA
     assert "Traceback" not in output
     assert line.startswith(f"train_net.py: {tmp_path}/broken.json cannot be read as JSON: ")
+
+
+def test_a_name_that_is_taken_is_refused_and_an_own_one_is_replaced(tmp_path):
+    first, second = write(tmp_path / "first"), write(tmp_path / "second", names=("x", "y", "z"))
+    with pytest.raises(DataError, match="names='mini_val' is already registered"):
+        load_own_dataset("mini_val", first, CLASSES)
+    load_own_dataset("own_val", first, CLASSES)
+    load_own_dataset("own_val", second, ["y", "z", "x"])
+    assert MetadataCatalog.get("own_val").json_file == second.json_file

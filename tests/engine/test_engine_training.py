@@ -136,8 +136,9 @@ def test_the_last_checkpoints_are_kept_over_a_resumption(tmp_path):
     settings = ["train.checkpointer.period=1", "train.checkpointer.max_to_keep=2"]
     run(tmp_path, *settings, "train.max_iter=3")
     run(tmp_path, *settings, "train.max_iter=6", resume=True)
-    names = sorted(path.name for path in tmp_path.glob("model_0*.pth"))
-    assert names == ["model_0000004.pth", "model_0000005.pth"]
+    names = sorted(path.name for path in tmp_path.glob("model_0*"))
+    kept = ["model_0000004.pth", "model_0000005.pth"]
+    assert names == sorted([*kept, *(f"{name}.sha256" for name in kept)])
 
 
 def test_the_best_checkpoint_is_kept_over_a_resumption(tmp_path):

@@ -11,7 +11,7 @@ from detectron2.config import LazyConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samdetr import model_zoo
+from samdetr import Predictor, model_zoo
 from samdetr.engine import ConfigError, load_config
 from samdetr.engine.config import PACKAGES, find
 
@@ -143,3 +143,15 @@ def test_no_name_leads_out_of_the_packages(name):
         except ConfigError:
             continue
         assert found.__module__.startswith(tuple(x.rstrip(".") for x in PACKAGES))
+
+
+def never():
+    raise ValueError("nothing to build")
+
+
+def test_a_predictor_calls_parts_of_ones_own_only_if_the_config_is_trusted(marker):
+    Path("config.yaml").write_text(mini(model={"_target_": f"{__name__}.never"}))
+    with pytest.raises(ConfigError, match="is not in"):
+        Predictor("config.yaml", "", device="cpu")
+    with pytest.raises(ValueError, match="nothing to build"):
+        Predictor("config.yaml", "", device="cpu", trusted_config=True)
