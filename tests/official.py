@@ -165,5 +165,5 @@ def build(config: str) -> nn.Module:
     return instantiate(cfg.model)
 
 
-def close(actual: Tensor, wanted: Tensor, atol: float) -> None:
+def assert_near(actual: Tensor, wanted: Tensor, atol: float) -> None:
     assert_close(actual, wanted, rtol=0, atol=atol)

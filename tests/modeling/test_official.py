@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import official
 from command_line import run_script
-from official import CONFIGS, Tolerance, build, close, tolerance
+from official import CONFIGS, Tolerance, assert_near, build, tolerance
 from samdetr import convert
 from samdetr.structures import Predictions
 
@@ -66,10 +66,10 @@ def test_padded_batch_gives_the_official_outputs_of_every_layer(variant, model):
         found = [x["instances"] for x in model(official.batch())]
 
     check_levels(model, wanted, atol.source)
-    close(model.seen["decoder"].logits, wanted["pred_logits"], atol.logits)
-    close(model.seen["decoder"].boxes, wanted["pred_boxes"], atol.boxes)
+    assert_near(model.seen["decoder"].logits, wanted["pred_logits"], atol.logits)
+    assert_near(model.seen["decoder"].boxes, wanted["pred_boxes"], atol.boxes)
     for i, instances in enumerate(found):
-        close(instances.scores, wanted["det_scores"][i], atol.score)
+        assert_near(instances.scores, wanted["det_scores"][i], atol.score)
         assert unmatched_detections(instances, wanted, i, atol) <= 2  # the last change places
 
 
@@ -78,12 +78,12 @@ def check_levels(model: nn.Module, wanted: dict, atol: float) -> None:
     embeddings = getattr(model.neck, "level_embedding", None)
     for i, level in enumerate(model.seen["neck"]):
         assert torch.equal(level.padding.unflatten(1, level.size), wanted[f"dbg_mask_{i}"])
-        close(level.map[:, :8], wanted[f"dbg_src_{i}"], atol)
+        assert_near(level.map[:, :8], wanted[f"dbg_src_{i}"], atol)
         sine = level.position if embeddings is None else level.position - embeddings.weight[i]
         sine = sine.transpose(1, 2).unflatten(2, level.size)
-        close(torch.cat([sine[:, :8], sine[:, 128:136]], 1), wanted[f"dbg_pos_{i}"], 2e-6)
+        assert_near(torch.cat([sine[:, :8], sine[:, 128:136]], 1), wanted[f"dbg_pos_{i}"], 2e-6)
     memory = torch.cat([level.tokens for level in model.seen["encoder"]], dim=1)
-    close(memory[..., :8], wanted["dbg_memory"], atol)
+    assert_near(memory[..., :8], wanted["dbg_memory"], atol)
 
 
 def unmatched_detections(instances, wanted: dict, i: int, atol: Tolerance) -> int:
@@ -101,8 +101,8 @@ def test_single_image_gives_the_official_outputs(variant, model):
     with torch.no_grad():
         model(official.batch()[:1])
 
-    close(model.seen["decoder"].logits[-1, 0], wanted["single_pred_logits"], atol.logits)
-    close(model.seen["decoder"].boxes[:, 0], wanted["single_pred_boxes"], atol.boxes)
+    assert_near(model.seen["decoder"].logits[-1, 0], wanted["single_pred_logits"], atol.logits)
+    assert_near(model.seen["decoder"].boxes[:, 0], wanted["single_pred_boxes"], atol.boxes)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,9 @@ def test_training_gives_the_official_gradients(variant, model, predictions):
         for name, norm in wanted["grad_norm"][target_set].items():
             check_gradient(name, gradients[name], norm, wanted["grad_dot"][target_set][name])
         if target_set == "a":
-            close(gradients["query_embed.weight"], expected(variant)["grad_query_embed"], 1e-3)
+            assert_near(
+                gradients["query_embed.weight"], expected(variant)["grad_query_embed"], 1e-3
+            )
 
 
 def matches(found) -> set[tuple[int, ...]]:

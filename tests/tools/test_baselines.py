@@ -16,7 +16,7 @@ import official as fixtures
 from baselines.official import official
 from baselines.official.weights import ours
 from conftest import make_batch, make_config, randomize, randomize_statistics
-from official import CONFIGS, build, close, tolerance
+from official import CONFIGS, assert_near, build, tolerance
 from samdetr.modeling import DeformableSelfAttention, MultiScaleMapper
 
 pytestmark = pytest.mark.slow
@@ -138,8 +138,8 @@ def test_official_has_the_names_outputs_and_losses_of_the_authors(variant):
         losses = twin.criterion(layers, [twin.target(x["instances"]) for x in batch])
 
     for index, layer in enumerate(layers):
-        close(layer["logits"], arrays["pred_logits"][index], atol.logits)
-        close(layer["boxes"], arrays["pred_boxes"][index], atol.boxes)
+        assert_near(layer["logits"], arrays["pred_logits"][index], atol.logits)
+        assert_near(layer["boxes"], arrays["pred_boxes"][index], atol.boxes)
     found = {name: x.item() for name, x in losses.items()}
     wanted = expected["losses"]["a"]
     logged = {name: found.pop(name) for name in wanted["logged"]}
