@@ -9,6 +9,7 @@ Shapes: B images, N queries, C channels.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +23,7 @@ from .layers import at_least
 LEARNED = "queries.reference.weight"  # key of the boxes of a LearnedReference in a checkpoint
 
 
-class ReferenceQueries(nn.Module):
+class ReferenceQueries(nn.Module, ABC):
     """Base of queries with zero content and the same reference boxes for each image.
 
     Args:
@@ -36,9 +37,9 @@ class ReferenceQueries(nn.Module):
         self.num_queries = num_queries
         self.dim = dim
 
+    @abstractmethod
     def logits(self) -> Tensor:
         """Return the (N, 4) logits of the reference boxes."""
-        raise NotImplementedError
 
     def forward(self, pyramid: Sequence[FeatureLevel]) -> Queries:
         """Return the queries of each image of the pyramid."""
