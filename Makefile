@@ -12,6 +12,8 @@ VENV ?= .venv
 OUTPUT ?= output/demo
 
 export PYTHON TORCH DETECTRON2
+# Without bytecode on the disk, each process compiles all that it imports of torch: 10 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 python := $(VENV)/bin/python
 # In the order of tests/conftest.py: what takes long is not to begin last.
