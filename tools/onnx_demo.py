@@ -17,12 +17,58 @@ from typing import Any, NamedTuple
 try:
     import numpy as np
     import onnxruntime
-    from PIL import Image, ImageOps
+    from PIL import Image
 except ImportError as error:
     print(f"onnx_demo.py needs {error.name}: pip install numpy Pillow onnxruntime", file=sys.stderr)
     sys.exit(2)
 
 DESCRIPTION = "samdetr.json"  # of the file, in its metadata
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read(file: str, white: float | None) -> Image.Image:
+    """Read an image upright and in RGB; a copy of the rule of samdetr/data/images.py.
+
+    Args:
+        file: the image.
+        white: value that becomes 255; None for the largest of the image's depth.
+    """
+    with open(file, "rb") as stream:  # Pillow garbles rotated TIFFs that it opens by name
+        image = Image.open(stream)
+        image.load()
+        return as_rgb(upright(image), white)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Rotate an image as its EXIF orientation says."""
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow raises errors of many types for a damaged EXIF block
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def as_rgb(image: Image.Image, white: float | None) -> Image.Image:
+    """Convert an image of any mode to RGB, without its transparency."""
+    deep = image.mode.startswith("I")
+    if not deep and image.mode != "F":  # palettes go by RGBA: Pillow warns of transparent ones
+        image = image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
+        if white is None or white >= 255:
+            return image
+    if not deep and white is None:
+        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
+    white = float(white or 65535)
+    levels = np.nan_to_num(np.asarray(image).clip(0, white)) * (256 / white)
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
 class Detection(NamedTuple):
@@ -57,8 +103,8 @@ class Detector:
         self.description: dict[str, Any] = json.loads(properties[DESCRIPTION])
 
     def __call__(self, picture: Image.Image, threshold: float) -> list[Detection]:
-        """Detections in a picture from a score on, the best first."""
-        pixels = np.asarray(self.resize(picture.convert("RGB")))
+        """Detections in an RGB picture from a score on, the best first."""
+        pixels = np.asarray(self.resize(picture))
         if self.description["input_format"] == "BGR":
             pixels = pixels[..., ::-1]
         boxes, scores, classes = self.best(*self.session.run(None, self.inputs(pixels)))
@@ -113,12 +159,11 @@ def detect(detector: Detector, files: list[str], threshold: float) -> Iterator[s
     """Print what is in the files; yields one sentence for each that cannot be read."""
     for file in files:
         try:
-            with Image.open(file) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
+            picture = read(file, detector.description.get("white"))
         except Exception as error:  # broken files make Pillow raise errors of many types
             yield f"cannot read image {file}: {error}"
             continue
-        for name, score, box in detector(upright, threshold):
+        for name, score, box in detector(picture, threshold):
             print(f"{file} {name} {score:.3f} {' '.join(f'{x:.1f}' for x in box)}", flush=True)
 
 

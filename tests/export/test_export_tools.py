@@ -13,6 +13,7 @@ from samdetr.data import example_image
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+INPUTS = ROOT / "tests/data/inputs"
 CONFIG = str(ROOT / "configs/mini/sam_detr_smca.py")
 # Runs a script in a process in which torch and samdetr cannot be imported.
 WITHOUT_TORCH = """
@@ -42,15 +43,8 @@ def onnx_file(tmp_path_factory):
     return file
 
 
-def test_onnx_without_torch_finds_what_the_predictor_finds(onnx_file, tmp_path):
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no image")
-
-    found = onnx_demo(onnx_file, broken, example_image())
-
-    assert found.returncode == 2 and f"cannot read image {broken}" in found.stderr
-    rows = [line.removeprefix(example_image()).split() for line in found.stdout.splitlines()]
-    expected = Predictor("mini/sam_detr_smca", device="cpu")(example_image())
+def assert_rows(rows, expected):
+    """Printed lines, without their images, are the detections of the predictor."""
     assert len(rows) == len(expected) > 0
     for (name, score, *box), kind, value, corners in zip(
         rows,
@@ -62,6 +56,22 @@ def test_onnx_without_torch_finds_what_the_predictor_finds(onnx_file, tmp_path):
         assert name == str(kind)  # the classes are digits
         assert float(score) == pytest.approx(value, abs=2e-3)
         assert [float(x) for x in box] == pytest.approx(corners, abs=0.15)
+
+
+def test_onnx_without_torch_finds_what_the_predictor_finds(onnx_file, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    images = [example_image(), *(str(INPUTS / x) for x in ("grey8.png", "grey16.png"))]
+
+    found = onnx_demo(onnx_file, broken, *images)
+
+    assert found.returncode == 2 and f"cannot read image {broken}" in found.stderr
+    lines = [line.split() for line in found.stdout.splitlines()]
+    rows = [[row for name, *row in lines if name == image] for image in images]
+    assert rows[1] == rows[2]  # of 8 and of 16 bits
+    predictor = Predictor("mini/sam_detr_smca", device="cpu")
+    for image, row in zip(images, rows):
+        assert_rows(row, predictor(image))
 
 
 def test_free_axes_of_onnx_are_named(onnx_file):

@@ -29,7 +29,7 @@ from .model_zoo import build
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = PathLike | Image.Image | np.ndarray
-"""An image: a file, a PIL image, or an array, (H, W, 3) uint8 RGB or (H, W) uint8 grey."""
+"""An image: a file, a PIL image or an array, (H, W, 3) uint8 RGB or (H, W) uint8 or uint16 grey."""
 
 # Files that are picked from folders; a file that is named itself may have any suffix.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -95,6 +95,7 @@ class Predictor:
         mapper = instantiate(cfg.dataloader.test.mapper)
         self._augmentations: T.AugmentationList = mapper.augmentations
         self._format: str = mapper.image_format
+        self._white: float | None = getattr(mapper, "white", None)  # absent in Detectron2's own
         self.model = build(cfg, os.fspath(checkpoint), device).eval()
 
     def __call__(
@@ -144,7 +145,7 @@ class Predictor:
     ) -> Iterator[tuple[Source, np.ndarray]]:
         for source in images:
             try:
-                pixels = to_rgb(source)
+                pixels = to_rgb(source, self._white)
             except ImageError as error:
                 if on_error is None:
                     raise
@@ -167,27 +168,28 @@ class Predictor:
         return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
 
 
-def to_rgb(source: Source) -> np.ndarray:
-    """Return the (H, W, 3) uint8 RGB pixels of an image.
+def to_rgb(source: Source, white: float | None = None) -> np.ndarray:
+    """Return the (H, W, 3) uint8 RGB pixels of an image; for `white` see `DetectionMapper`.
 
     Raises: as `Predictor.stream`.
     """
     if isinstance(source, str | os.PathLike):
-        return read_image(os.fspath(source))
+        return read_image(os.fspath(source), white=white)
     if isinstance(source, Image.Image):
-        return convert_image(source)
+        return convert_image(source, white=white)
     if not isinstance(source, np.ndarray):
         raise TypeError(
             f"an image is a {type(source).__name__}, expected a path, a PIL image or an array"
         )
-    shape = source.shape
-    fits = len(shape) == 2 or len(shape) == 3 and shape[2] == 3
-    if not fits or source.dtype != np.uint8 or not source.size:
+    shape, kind = source.shape, source.dtype
+    grey = len(shape) == 2 and kind in (np.uint8, np.uint16)
+    colour = len(shape) == 3 and shape[2] == 3 and kind == np.uint8
+    if not (grey or colour) or not source.size:
         raise ValueError(
-            f"an image is an array {shape} of {source.dtype}, expected (H, W, 3) in RGB or (H, W), "
-            "of uint8"
+            f"an image is an array {shape} of {kind}, expected (H, W, 3) of uint8 in RGB or (H, W) "
+            "of uint8 or uint16"
         )
-    return convert_image(Image.fromarray(np.ascontiguousarray(source)))
+    return convert_image(Image.fromarray(np.ascontiguousarray(source)), white=white)
 
 
 def image_files(

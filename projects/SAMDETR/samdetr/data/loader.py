@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import DataError, ImageError
 from ..randomness import seeded
+from .images import warn_of_narrow_ranges
 from .readers import Record
 
 Place = tuple[int, int]
@@ -224,6 +225,8 @@ def build_train_loader(
         seed = comm.shared_random_seed()
     if sampler is None:
         sampler = TrainingSampler(len(dataset), seed=seed)
+    if comm.is_main_process() and getattr(mapper, "white", mapper) is None:
+        warn_of_narrow_ranges([record["file_name"] for record in dataset])
     portrait = [_is_portrait(record) for record in dataset] if aspect_ratio_grouping else None
     return TrainLoader(
         max_unreadable=max_unreadable,

@@ -4,6 +4,7 @@ Units: pixels. Images are (H, W, 3) uint8 before and (3, H, W) after the mapper.
 """
 
 import copy
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,9 +23,21 @@ from .images import ResizeTransform, read_image
 class DetectionMapper(DatasetMapper):
     """Detectron2's mapper for boxes, with images read by `samdetr.data.read_image`.
 
-    Args: those of `detectron2.data.DatasetMapper`. Crowds are not trained on; an entry without
-    annotations is an image without objects.
+    Crowds are not trained on; an entry without annotations is an image without objects.
+
+    Args: those of `detectron2.data.DatasetMapper`, and
+        white: value that is white in greys of more than 8 bits, e.g. 4095 for 12 bits in 16, or
+            in floating-point images; see `samdetr.data.images.as_rgb`.
+
+    Raises:
+        ValueError: if `white` is not positive.
     """
+
+    def __init__(self, *args: Any, white: float | None = None, **settings: Any):
+        if white is not None and not 0 < white < math.inf:
+            raise ValueError(f"white is {white}, must be a positive number")
+        super().__init__(*args, **settings)
+        self.white = white
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Return the entry with `image` (3, H, W) and, in training, `instances`.
@@ -35,7 +48,7 @@ class DetectionMapper(DatasetMapper):
         """
         record = copy.deepcopy(dataset_dict)  # annotations are changed in place below
         size = record.get("width"), record.get("height")
-        image = read_image(record["file_name"], self.image_format, size)
+        image = read_image(record["file_name"], self.image_format, size, self.white)
         try:
             check_image_size(record, image)
         except SizeMismatchError as error:

@@ -26,7 +26,7 @@ from detectron2.engine import default_setup, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -153,6 +153,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         ConfigError, CheckpointError, DataError: if the config, a checkpoint or the data are wrong.
     """
     cfg = configure(args)
+    share_white(cfg)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="samdetr")
     default_setup(cfg, args)
     share_cores()
@@ -160,6 +161,15 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     if dist.is_initialized():
         dist.destroy_process_group()
     return results
+
+
+def share_white(cfg: DictConfig) -> None:
+    """Let the test mapper have the `white` of the training mapper if it has none of its own."""
+    for_training, for_test = (
+        OmegaConf.select(cfg, f"dataloader.{part}.mapper.white") for part in ("train", "test")
+    )
+    if for_training is not None and for_test is None:
+        OmegaConf.update(cfg, "dataloader.test.mapper.white", for_training)
 
 
 def set_seed(cfg: DictConfig) -> None:

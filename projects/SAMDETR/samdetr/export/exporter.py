@@ -93,8 +93,12 @@ def export_config(
     torch.manual_seed(max(cfg.train.seed, 0))
     model = build(cfg.model, "model").eval()
     Checkpointer(model).load(weights)
-    classes = [*metadata_of(cfg).get("thing_classes", [])]
-    return export_model(model, paths, settings, {"resize": resize, "classes": classes}, report)
+    facts = {
+        "resize": resize,
+        "white": cfg.dataloader.test.mapper.get("white"),
+        "classes": [*metadata_of(cfg).get("thing_classes", [])],
+    }
+    return export_model(model, paths, settings, facts, report)
 
 
 def export_model(
@@ -111,7 +115,7 @@ def export_model(
         paths: files to write, whose suffixes select the formats (see `FORMATS`).
         settings: options.
         description: entries to add to the file's description: `resize`, with `short_edge` and
-            `max_size`, and `classes`, a list of names.
+            `max_size`; `white`, as of the mapper; and `classes`, a list of names.
         report: called with each comparison.
 
     Returns:
@@ -193,6 +197,7 @@ def describe(model: SAMDETR, settings: Settings) -> dict[str, Any]:
         "size_divisibility": model.backbone.size_divisibility,
         "detections_per_image": model.detections_per_image,
         "resize": None,
+        "white": None,
         "classes": [],
     }
 
