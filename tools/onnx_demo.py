@@ -11,60 +11,44 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 try:
     import numpy as np
     import onnxruntime
-    from PIL import Image
+    from PIL import Image, ImageOps
 except ImportError as error:
     print(f"onnx_demo.py needs {error.name}: pip install numpy Pillow onnxruntime", file=sys.stderr)
     sys.exit(2)
 
 DESCRIPTION = "samdetr.json"  # of the file, in its metadata
-ORIENTATION = 0x0112  # the EXIF tag
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def read(file: str, white: float | None) -> Image.Image:
-    """Read an image upright and in RGB; a copy of the rule of samdetr/data/images.py.
+    """Read an image upright and in RGB, as samdetr/data/images.py does.
 
     Args:
         file: the image.
-        white: value that becomes 255; None for the largest of the image's depth.
+        white: value that becomes 255; None for that of the full depth.
     """
     with open(file, "rb") as stream:  # Pillow garbles rotated TIFFs that it opens by name
         image = Image.open(stream)
         image.load()
-        return as_rgb(upright(image), white)
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Rotate an image as its EXIF orientation says."""
-    try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # Pillow raises errors of many types for a damaged EXIF block
-        return image
-    return image if turn is None else image.transpose(turn)
+        with suppress(Exception):  # a damaged EXIF block makes Pillow raise errors of many types
+            ImageOps.exif_transpose(image, in_place=True)
+        return as_rgb(image, white)
 
 
 def as_rgb(image: Image.Image, white: float | None) -> Image.Image:
     """Convert an image of any mode to RGB, without its transparency."""
-    deep = image.mode.startswith("I")
-    if not deep and image.mode != "F":  # palettes go by RGBA: Pillow warns of transparent ones
+    deep = image.mode.startswith(("I", "F"))
+    if not deep:  # palettes go by RGBA: Pillow warns of transparent ones
         image = image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
-        if white is None or white >= 255:
-            return image
-    if not deep and white is None:
+    if not deep and (white is None or white >= 255):
+        return image
+    if white is None and image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range is unknown")
     white = float(white or 65535)
     levels = np.nan_to_num(np.asarray(image).clip(0, white)) * (256 / white)

@@ -8,18 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.config import LazyConfig
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from PIL import Image
 
 from bad_images import KINDS, encoded, make, seeds
+from command_line import train_net
 from samdetr.data import DetectionMapper, ImageError, build_train_loader, read_image
-from samdetr.data.images import warn_of_narrow_ranges
-from samdetr.engine.train import share_white
+from samdetr.data.images import warn_of_dark_images
+from samdetr.engine import main
 from samdetr.predictor import to_rgb
 
-INPUTS = Path(__file__).with_name("inputs")
+ROOT = Path(__file__).parents[2]
+INPUTS = ROOT / "tests/data/inputs"
 ORIENTATION = 0x0112
 
 
@@ -138,18 +140,17 @@ def test_dark_colours_are_told_and_broken_images_are_left_to_the_loader(tmp_path
 def test_few_of_many_images_are_looked_at(monkeypatch):
     opened = []
     monkeypatch.setattr(Image, "open", lambda file: opened.append(file.name))
-    warn_of_narrow_ranges([__file__] * 1001)
+    warn_of_dark_images([__file__] * 1001)
     assert len(opened) == 8
 
 
-def test_test_images_are_read_as_training_images_unless_they_have_a_white_of_their_own():
-    cfg = OmegaConf.create({"dataloader": {"train": {"mapper": {"white": 4095}}, "test": {}}})
-    cfg.dataloader.test.mapper = {"is_train": False}
-    share_white(cfg)
-    assert cfg.dataloader.test.mapper.white == 4095
-    cfg.dataloader.test.mapper.white = 255
-    share_white(cfg)
-    assert cfg.dataloader.test.mapper.white == 255
-    del cfg.dataloader.train.mapper.white, cfg.dataloader.test.mapper.white
-    share_white(cfg)
-    assert "white" not in cfg.dataloader.test.mapper
+@pytest.mark.parametrize(("own", "expected"), [([], 4095), (["dataloader.test.mapper.white=7"], 7)])
+def test_test_images_have_the_white_of_training_unless_they_have_their_own(
+    tmp_path, monkeypatch, own, expected
+):
+    monkeypatch.setitem(main.__globals__, "train", lambda *_: {})
+    config = ("--config-file", ROOT / "configs/mini/sam_detr_smca.py")
+    overrides = [f"train.output_dir={tmp_path}", "dataloader.train.mapper.white=4095", *own]
+    assert train_net(*config, *overrides) == 0
+    saved = LazyConfig.load(str(tmp_path / "config.yaml")).dataloader
+    assert saved.train.mapper.white == 4095 and saved.test.mapper.white == expected

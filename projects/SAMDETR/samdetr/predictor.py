@@ -176,20 +176,18 @@ def to_rgb(source: Source, white: float | None = None) -> np.ndarray:
     if isinstance(source, str | os.PathLike):
         return read_image(os.fspath(source), white=white)
     if isinstance(source, Image.Image):
-        return convert_image(source, white=white)
+        return convert_image(source, white)
     if not isinstance(source, np.ndarray):
         raise TypeError(
             f"an image is a {type(source).__name__}, expected a path, a PIL image or an array"
         )
     shape, kind = source.shape, source.dtype
     grey = len(shape) == 2 and kind in (np.uint8, np.uint16)
-    colour = len(shape) == 3 and shape[2] == 3 and kind == np.uint8
-    if not (grey or colour) or not source.size:
+    if not source.size or not (grey or shape[2:] == (3,) and kind == np.uint8):
         raise ValueError(
-            f"an image is an array {shape} of {kind}, expected (H, W, 3) of uint8 in RGB or (H, W) "
-            "of uint8 or uint16"
+            f"an image is an array {shape} of {kind}, expected (H, W, 3) of uint8 in RGB, or (H, W)"
         )
-    return convert_image(Image.fromarray(np.ascontiguousarray(source)), white=white)
+    return convert_image(Image.fromarray(np.ascontiguousarray(source)), white)
 
 
 def image_files(

@@ -1,13 +1,11 @@
 """Reading and resizing of images.
 
-The rule for turning a Pillow image into RGB, `upright` and `as_rgb`, needs only Pillow and NumPy:
-`tools/onnx_demo.py`, which runs without this package, repeats it.
+`tools/onnx_demo.py`, which runs without this package, reads images by a copy of `as_rgb`.
 
 Units: pixels. Images are (H, W, 3) uint8.
 """
 
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,70 +15,15 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ImageError
 
-ORIENTATION = 0x0112  # the EXIF tag
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Rotate an image as its EXIF orientation says."""
-    try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # Pillow raises errors of many types for a damaged EXIF block
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-def usual_white(image: Image.Image) -> float:
-    """Return the value that is white in the full depth of an image; infinity if that is unknown."""
-    if image.mode == "F":
-        return math.inf
-    return 65535 if image.mode.startswith("I") else 255  # Pillow reads deep colours as 8 bits
-
-
-def as_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
-    """Convert an image of any mode to RGB, without its transparency.
-
-    Args:
-        white: value that becomes 255, by default `usual_white`. Images of 8 bits ignore a value
-            above 255.
-
-    Raises:
-        ValueError: if the pixels are floating-point numbers and `white` is None.
-    """
-    usual = usual_white(image)
-    if usual == 255:  # palettes go by RGBA: Pillow warns of transparent ones
-        image = image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
-        if white is None or white >= usual:
-            return image
-    white = float(white or usual)
-    if white == math.inf:
-        raise ValueError(
-            "its pixels are floating-point numbers, whose range is unknown: the mapper's `white`, "
-            "e.g. dataloader.train.mapper.white=1.0, sets the value of white"
-        )
-    levels = np.nan_to_num(np.asarray(image).clip(0, white)) * (256 / white)
-    return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
-
 
 def read_image(
-    file_name: str,
-    image_format: str = "RGB",
-    size: tuple[int | None, int | None] = (None, None),
-    white: float | None = None,
+    file_name: str, image_format: str = "RGB", size: Sequence[int] = (), white: float | None = None
 ) -> np.ndarray:
     """Read an image of any mode in the frame that its annotations refer to.
 
@@ -100,53 +43,63 @@ def read_image(
         ImageError: if the file is missing, damaged or no image, has more than twice
             `PIL.Image.MAX_IMAGE_PIXELS`, or is refused by `as_rgb`; names the file.
     """
-    with _opened(file_name) as stored:
-        turned = upright(stored)
-        image = stored if stored.size == size != turned.size else turned
+    with _naming(file_name), PathManager.open(file_name, "rb") as file:
+        stored = Image.open(file)
+        upright = stored.copy()
+        with suppress(Exception):  # a damaged EXIF block makes Pillow raise errors of many types
+            ImageOps.exif_transpose(upright, in_place=True)
+        image = stored if stored.size == size != upright.size else upright
         return convert_PIL_to_numpy(as_rgb(image, white), image_format)
 
 
-def convert_image(
-    image: Image.Image, image_format: str = "RGB", white: float | None = None
-) -> np.ndarray:
-    """Convert a Pillow image of any mode to (H, W, 3) uint8, without rotating it.
+def convert_image(image: Image.Image, white: float | None = None) -> np.ndarray:
+    """Convert a Pillow image of any mode to (H, W, 3) uint8 RGB, without rotating it.
 
     Raises:
         ImageError: if its file is damaged, or it is refused by `as_rgb`.
     """
     with _naming(getattr(image, "filename", "") or "from Pillow"):
-        return convert_PIL_to_numpy(as_rgb(image, white), image_format)
+        return np.asarray(as_rgb(image, white))
 
 
-def warn_of_narrow_ranges(files: Sequence[str], count: int = 8) -> None:
-    """Warn if images use no more than a quarter of their depth, or values above it.
+def as_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
+    """Convert an image of any mode to RGB, without its transparency.
 
     Args:
-        files: images; at most `count` are read, evenly spaced. Those that training refuses are
-            passed over.
+        white: value that becomes 255; None for that of the full depth, 255 or, in greys of more
+            than 8 bits, 65535. Images of 8 bits ignore a value above 255.
+
+    Raises:
+        ValueError: if the pixels are floating-point numbers and `white` is None.
     """
-    largest: dict[float, int] = {}
-    looked_at = files[:: max(1, -(-len(files) // count))]
-    for file in looked_at:
-        with suppress(ImageError), _opened(file) as image:
-            usual = usual_white(image)
-            pixels = np.asarray(image if usual > 255 else as_rgb(image))
-            largest[usual] = max(largest.get(usual, 0), int(pixels.max()))
-    for usual, value in largest.items():
-        if 0 < value <= usual // 4 or usual < value:
+    deep = image.mode.startswith(("I", "F"))
+    if not deep:  # palettes go by RGBA: Pillow warns of transparent ones
+        image = image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
+    if not deep and (white is None or white >= 255):
+        return image
+    if white is None and image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers: set dataloader.train.mapper.white")
+    white = float(white or 65535)
+    levels = np.nan_to_num(np.asarray(image).clip(0, white)) * (256 / white)
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def warn_of_dark_images(files: Sequence[str], count: int = 8) -> None:
+    """Warn if `count` images, evenly spaced, use a quarter of their depth or less, or exceed it."""
+    largest = {255: 0, 65535: 0}
+    for name in files[:: -(-len(files) // count)]:
+        with suppress(Exception), PathManager.open(name, "rb") as file:  # left to the loader
+            image = Image.open(file)
+            full = 65535 if image.mode.startswith("I") else 255
+            pixels = np.asarray(image if full > 255 else as_rgb(image))
+            largest[full] = max(largest[full], int(pixels.max()))
+    for full, value in largest.items():
+        if 0 < value <= full // 4 or full < value:
             bits = value.bit_length()
             logging.getLogger(__name__).warning(
-                f"the largest value of {len(looked_at)} training images is {value}, and {usual} is "
-                f"white: if they have {bits} bits, set dataloader.train.mapper.white={2**bits - 1}"
+                f"the largest value in a few training images is {value}, and {full} is white: "
+                f"if they have {bits} bits, set dataloader.train.mapper.white={2**bits - 1}"
             )
-
-
-@contextmanager
-def _opened(file_name: str) -> Iterator[Image.Image]:
-    with _naming(file_name), PathManager.open(file_name, "rb") as file:
-        image = Image.open(file)
-        image.load()
-        yield image
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import DataError, ImageError
 from ..randomness import seeded
-from .images import warn_of_narrow_ranges
+from .images import warn_of_dark_images
 from .readers import Record
 
 Place = tuple[int, int]
@@ -226,7 +226,7 @@ def build_train_loader(
     if sampler is None:
         sampler = TrainingSampler(len(dataset), seed=seed)
     if comm.is_main_process() and getattr(mapper, "white", mapper) is None:
-        warn_of_narrow_ranges([record["file_name"] for record in dataset])
+        warn_of_dark_images([record["file_name"] for record in dataset])
     portrait = [_is_portrait(record) for record in dataset] if aspect_ratio_grouping else None
     return TrainLoader(
         max_unreadable=max_unreadable,

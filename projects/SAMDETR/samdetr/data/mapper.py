@@ -4,7 +4,6 @@ Units: pixels. Images are (H, W, 3) uint8 before and (3, H, W) after the mapper.
 """
 
 import copy
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -23,18 +22,14 @@ from .images import ResizeTransform, read_image
 class DetectionMapper(DatasetMapper):
     """Detectron2's mapper for boxes, with images read by `samdetr.data.read_image`.
 
-    Crowds are not trained on; an entry without annotations is an image without objects.
-
     Args: those of `detectron2.data.DatasetMapper`, and
-        white: value that is white in greys of more than 8 bits, e.g. 4095 for 12 bits in 16, or
-            in floating-point images; see `samdetr.data.images.as_rgb`.
+        white: value that becomes 255, e.g. 4095 for 12 bits stored in 16; see `as_rgb`.
 
-    Raises:
-        ValueError: if `white` is not positive.
+    Crowds are not trained on; an entry without annotations is an image without objects.
     """
 
     def __init__(self, *args: Any, white: float | None = None, **settings: Any):
-        if white is not None and not 0 < white < math.inf:
+        if white is not None and not 0 < white < np.inf:
             raise ValueError(f"white is {white}, must be a positive number")
         super().__init__(*args, **settings)
         self.white = white
@@ -47,7 +42,7 @@ class DetectionMapper(DatasetMapper):
             DataError: if its size is not that of the entry.
         """
         record = copy.deepcopy(dataset_dict)  # annotations are changed in place below
-        size = record.get("width"), record.get("height")
+        size = record.get("width", 0), record.get("height", 0)
         image = read_image(record["file_name"], self.image_format, size, self.white)
         try:
             check_image_size(record, image)

@@ -153,7 +153,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         ConfigError, CheckpointError, DataError: if the config, a checkpoint or the data are wrong.
     """
     cfg = configure(args)
-    share_white(cfg)
+    white = OmegaConf.select(cfg, "dataloader.train.mapper.white")
+    if white is not None and OmegaConf.select(cfg, "dataloader.test.mapper.white") is None:
+        OmegaConf.update(cfg, "dataloader.test.mapper.white", white)  # reads as in training
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="samdetr")
     default_setup(cfg, args)
     share_cores()
@@ -161,15 +163,6 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     if dist.is_initialized():
         dist.destroy_process_group()
     return results
-
-
-def share_white(cfg: DictConfig) -> None:
-    """Let the test mapper have the `white` of the training mapper if it has none of its own."""
-    for_training, for_test = (
-        OmegaConf.select(cfg, f"dataloader.{part}.mapper.white") for part in ("train", "test")
-    )
-    if for_training is not None and for_test is None:
-        OmegaConf.update(cfg, "dataloader.test.mapper.white", for_training)
 
 
 def set_seed(cfg: DictConfig) -> None:

@@ -93,11 +93,9 @@ def export_config(
     torch.manual_seed(max(cfg.train.seed, 0))
     model = build(cfg.model, "model").eval()
     Checkpointer(model).load(weights)
-    facts = {
-        "resize": resize,
-        "white": cfg.dataloader.test.mapper.get("white"),
-        "classes": [*metadata_of(cfg).get("thing_classes", [])],
-    }
+    classes = [*metadata_of(cfg).get("thing_classes", [])]
+    mapper = cfg.dataloader.test.mapper
+    facts = {"resize": resize, "white": mapper.get("white"), "classes": classes}
     return export_model(model, paths, settings, facts, report)
 
 
@@ -197,7 +195,6 @@ def describe(model: SAMDETR, settings: Settings) -> dict[str, Any]:
         "size_divisibility": model.backbone.size_divisibility,
         "detections_per_image": model.detections_per_image,
         "resize": None,
-        "white": None,
         "classes": [],
     }
 
