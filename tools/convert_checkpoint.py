@@ -8,6 +8,7 @@ one format to another: `.pth`, the `.pkl` of Detectron2's model zoo, or `.safete
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def add_options_to_ours(parser: argparse.ArgumentParser) -> None:
 
 def detect(options: argparse.Namespace) -> str:
     """Return a description of the input."""
-    content = load_file(weights_file(Path(options.input)))
+    content = read(options.input)
     source = recognise(content["model"])
     weights = converted(content["model"], source)
     words = [SOURCES[source].what, describe(weights)]
@@ -109,7 +110,7 @@ def detect(options: argparse.Namespace) -> str:
 def convert(options: argparse.Namespace) -> str:
     """Convert the input to the output; returns a description of the output."""
     check_format(options.output, options.format)
-    content = load_file(weights_file(Path(options.input)))
+    content = read(options.input)
     source = "ours" if options.source in OURS else options.source
     source = recognise(content["model"]) if source == AUTO else source
     weights = converted(content["model"], source)
@@ -133,6 +134,16 @@ def convert(options: argparse.Namespace) -> str:
         description=description,
     )
     return f"{options.output}: {len(weights)} tensors, {description}"
+
+
+def read(path: str) -> dict[str, Any]:
+    """Read a checkpoint, without a prefix of all names if that makes its kind a known one."""
+    content = load_file(weights_file(Path(path)))
+    weights = content["model"]
+    prefix = os.path.commonprefix(list(weights)).rpartition(".")[0] + "."
+    bare = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    fits = [any(x.fits(names) for x in SOURCES.values()) for names in (weights, bare)]
+    return {**content, "model": bare if fits == [False, True] else weights}
 
 
 def weights_file(path: Path) -> Path:

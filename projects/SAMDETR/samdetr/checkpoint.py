@@ -6,23 +6,21 @@ Detectron2's checkpointer only warns about a file of another variant, whose dete
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
-import pickle
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 
-from .errors import CheckpointError, MissingCheckpointError
+from .errors import CheckpointError
+from .weights_file import HEURISTICS, load_file, reason
 
 NUMBERED = re.compile(r"model_\d{7}\.pth$")  # a periodic checkpoint
 BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 models keep res5 in the head
@@ -32,105 +30,6 @@ TOLERATED = ("pixel_mean", "pixel_std", "num_batches_tracked")
 TRAINING_ONLY = "denoising."  # a model without denoising loads the file of a model with it
 # Parameters with a row per class: the classifier, and the label embedding of denoising queries.
 OF_CLASSES = (".classes.", "denoising.labels.")
-HEURISTICS = "matching_heuristics"  # asks Detectron2 to match keys by their suffixes
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Unpickler for NumPy arrays in plain containers; refuses every other class or function."""
-
-    CORE = "numpy._core" if int(np.__version__.split(".")[0]) > 1 else "numpy.core"
-    ALLOWED = (
-        *("numpy.ndarray", "numpy.dtype", f"{CORE}.multiarray._reconstruct"),
-        *(f"{CORE}.multiarray.scalar", f"{CORE}.numeric._frombuffer", "collections.OrderedDict"),
-        *("_codecs.encode", "__builtin__.bytes", "builtins.bytes"),  # bytes in older protocols
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return an allowed class or function. Raises pickle.UnpicklingError for any other."""
-        # NumPy 2 renamed numpy.core to numpy._core; files have either name.
-        module = re.sub(r"^numpy\._?core\b", self.CORE, module)
-        if f"{module}.{name}" not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array")
-        return super().find_class(module, name)
-
-
-def load_file(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without running code from it.
-
-    Args:
-        path: file or URL: a `.pkl` of Detectron2's or Detectron's model zoo, a `.pyth` of pycls, a
-            `.safetensors`, or with any other suffix a file of `torch.save` that holds a state dict,
-            alone or under "model".
-
-    Returns:
-        The content, with "model": the tensors by name. "matching_heuristics" is true if Detectron2
-        has to match the names by their suffixes.
-
-    Raises:
-        CheckpointError: if the file is missing, unreadable or holds no state dict.
-    """
-    readers = {".pkl": _read_pickle, ".pyth": _read_pycls, ".safetensors": _read_safetensors}
-    try:
-        local = str(PathManager.get_local_path(str(path)))
-    except Exception as error:  # handlers of URLs raise OSError, HTTPException, ValueError, ...
-        raise MissingCheckpointError(f"{path} cannot be fetched ({error})") from error
-    if not os.path.isfile(local):
-        raise MissingCheckpointError(f"{path} is not a file")
-    try:
-        content = readers.get(Path(local).suffix, _read_torch)(local)
-    except Exception as error:  # unpickling damaged bytes can raise anything
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_reason(error)}") from error
-    if isinstance(content, dict) and "model" not in content:
-        content = {"model": content}
-    weights = content["model"] if isinstance(content, dict) else content
-    wrong = "" if isinstance(weights, dict) and weights else ", alone or under 'model'"
-    for name, value in () if wrong else weights.items():
-        if isinstance(value, np.ndarray) and value.dtype != object:
-            weights[name] = torch.from_numpy(value.copy())  # in place: the dict has attributes
-        elif not isinstance(value, torch.Tensor) or not isinstance(name, str):
-            wrong = f": {name} is a {type(value).__name__}, expected tensors by name"
-    if wrong:
-        raise CheckpointError(f"{path} holds no weights{wrong}")
-    return content
-
-
-def _read_pickle(path: str) -> Any:
-    with open(path, "rb") as file:
-        content = ArrayUnpickler(file, encoding="latin1").load()  # as Detectron2 reads Python 2's
-    if "model" in content and "__author__" in content:
-        return content
-    weights = content.get("blobs", content)
-    weights = {key: value for key, value in weights.items() if not key.endswith("_momentum")}
-    return {"model": weights, "__author__": "Caffe2", HEURISTICS: True}
-
-
-def _read_pycls(path: str) -> Any:
-    state = _read_torch(path)["model_state"]
-    weights = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    return {"model": weights, "__author__": "pycls", HEURISTICS: True}
-
-
-def _read_safetensors(path: str) -> Any:
-    from safetensors import safe_open  # an extra: pip install samdetr[convert]
-
-    with safe_open(path, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {"model": weights, HEURISTICS: (file.metadata() or {}).get(HEURISTICS) == "True"}
-
-
-def _read_torch(path: str) -> Any:
-    # DETR and its descendants store their command line beside the weights.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _reason(error: Exception) -> str:
-    """Return why a file cannot be read as part of a sentence; torch's own message fills a page."""
-    if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"it holds {refused[1]}, which is not a tensor and could run code"
-    lines = str(error).splitlines() or [""]
-    unknown = not lines[0] or lines[0].startswith("Weights only load failed")
-    return f"its format is unknown ({type(error).__name__})" if unknown else lines[0]
 
 
 class Difference(NamedTuple):
@@ -184,6 +83,21 @@ class Difference(NamedTuple):
         unexpected = [x for x in unexpected if not x.startswith(TRAINING_ONLY)]
         unexpected = [x for x in unexpected if not x.endswith(TOLERATED)]
         return cls(loaded, missing, unexpected, shapes)
+
+
+def nearest(names: Sequence[str], others: Sequence[str], count: int = 3) -> list[tuple[str, str]]:
+    """Return the pairs of names that have most words in common, each name once."""
+    words = {name: set(re.findall(r"[a-z]+|\d+", name.lower())) for name in (*names, *others)}
+
+    def likeness(pair: tuple[str, str]) -> float:
+        one, other = (words[name] for name in pair)
+        return len(one & other) / len(one | other or "?")
+
+    found: list[tuple[str, str]] = []
+    for pair in sorted(product(names, others), key=likeness, reverse=True):
+        if len(found) < count and not any(set(pair) & set(taken) for taken in found):
+            found.append(pair)
+    return found
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -251,7 +165,8 @@ class Checkpointer(DetectionCheckpointer):
             return {}
         self.logger.info("Loading from %s", path)
         file = path.removesuffix(f"?{HEURISTICS}=True")
-        content = load_file(file) | ({HEURISTICS: True} if file != path else {})
+        by_suffix = {HEURISTICS: True} if file != path else {}
+        content = load_file(file, None if by_suffix else self.model.state_dict()) | by_suffix
         try:
             # Private, but the method that fvcore and Detectron2 share to fill a model.
             found = self._load_model(content)
@@ -262,7 +177,7 @@ class Checkpointer(DetectionCheckpointer):
         except CheckpointError:
             raise
         except Exception as error:  # from Detectron2's heuristics or torch's optimisers
-            raise CheckpointError(f"{path} cannot be loaded: {_reason(error)}") from error
+            raise CheckpointError(f"{path} cannot be loaded: {reason(error)}") from error
         return content
 
     def _judge(self, difference: Difference, path: str) -> None:
@@ -274,10 +189,14 @@ class Checkpointer(DetectionCheckpointer):
             reason = f"it has {in_file} classes and the model has model.num_classes={in_model}"
         elif difference.fills_backbone_only and difference != difference.of_backbone():
             reason += " (it is a backbone's file, which training can start from)"
-        elif not difference.loaded and not difference.shapes:
-            reason += (
-                f" (no key fits: a backbone's own file needs ?{HEURISTICS}=True after its path, "
-                "one of another code base a conversion by tools/convert_checkpoint.py)"
+        elif (fitting := len(difference.loaded + difference.shapes)) < len(difference.missing):
+            pairs = nearest(difference.unexpected, difference.missing)
+            file, model = map(", ".join, zip(*pairs)) if pairs else ("none", "none")
+            reason = (
+                f"{fitting or 'none'} of its names fit; of the others, the nearest are {file} in "
+                f"the file and {model} in the model (a backbone's own file needs "
+                f"?{HEURISTICS}=True after its path, one of another code base a conversion by "
+                "tools/convert_checkpoint.py)"
             )
         raise CheckpointError(f"{path} does not fit the model: {reason}")
 

@@ -30,10 +30,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoint import Checkpointer, CheckpointError, InitialCheckpointer, MissingCheckpointError
+from ..checkpoint import Checkpointer, InitialCheckpointer
 from ..data import DataError
 from ..data.loader import outlive_signals
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError, MissingCheckpointError
 from ..randomness import seed_all, use_deterministic_algorithms
 from .config import build, configure
 from .hooks import (

@@ -129,7 +129,7 @@ def read_reference(path: str) -> Tensor:
     file = PathManager.get_local_path(path)
     if not os.path.isfile(file):
         raise FileNotFoundError(f"path={path!r} is not a file, must be a checkpoint with {LEARNED}")
-    state = load_file(file)["model"]
+    state = load_file(file, {LEARNED: torch.empty(0, 4)})["model"]
     if LEARNED not in state:
         raise ValueError(
             f"path={path!r} has no {LEARNED}, must be a checkpoint of a SAM-DETR with learned "
