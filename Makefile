@@ -41,8 +41,8 @@ lint: env
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 
-weight:
-	@python3 tools/weight.py
+weight: env
+	@$(python) tools/weight.py
 
 env: $(ready)
 

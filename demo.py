@@ -13,15 +13,12 @@ import argparse
 import json
 import os
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Emitted when Detectron2 is imported.
-warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 # OpenCV and its FFmpeg print messages of their own when a video or camera cannot be opened.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -297,26 +294,26 @@ class Run:
             self.results.append({**entry, **source})
 
 
+@refusing("demo.py")
 def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser()
     options = parser.parse_args(arguments)
-    with refusing(parser.prog):
-        plan = make_plan(options)
-        predictor = Predictor(
-            options.config_file,
-            options.checkpoint,
-            options.device,
-            options.threshold,
-            options.batch_size,
-            options.opts,
-            options.trusted_config,
-        )
-        run = Run(predictor, plan)
-        try:
-            run.detect()
-        finally:  # results so far are kept after an error or an interruption
-            if options.json:
-                options.json.write_text(json.dumps(run.results), encoding="utf-8")
+    plan = make_plan(options)
+    predictor = Predictor(
+        options.config_file,
+        options.checkpoint,
+        options.device,
+        options.threshold,
+        options.batch_size,
+        options.opts,
+        options.trusted_config,
+    )
+    run = Run(predictor, plan)
+    try:
+        run.detect()
+    finally:  # results so far are kept after an error or an interruption
+        if options.json:
+            options.json.write_text(json.dumps(run.results), encoding="utf-8")
     print(f"{len(run.results)} detections in {run.images} images")
     if run.failures:
         lines = [f"{parser.prog}: {len(run.failures)} images could not be read:", *run.failures]

@@ -3,18 +3,14 @@
 
 import argparse
 import sys
-import warnings
-
-# What Detectron2's import says on today's torch; nobody who runs this can change it.
-warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 try:
     from samdetr.engine import (
         TrainingError,
-        argument_parser,
         configure,
         killed_process,
         main,
+        parse_arguments,
         start,
     )
     from samdetr.errors import refusing
@@ -38,15 +34,20 @@ def run(args: argparse.Namespace) -> None:
         sys.exit(f"{NAME}: {error}")
 
 
-if __name__ == "__main__":
+@refusing(NAME)
+def launch() -> None:
+    """Parse the command line and start its processes."""
     from torch.multiprocessing import ProcessExitedException
 
-    args = argument_parser().parse_args()
+    args = parse_arguments()
+    cfg = configure(args)  # an error here is better than one per process
     try:
-        with refusing(NAME):
-            cfg = configure(args)  # an error here is better than one per process
-            start(run, args)
+        start(run, args)
     except ProcessExitedException as error:
         if error.signal_name is None:  # it has said why itself
             sys.exit(error.exit_code)
         sys.exit(f"{NAME}: {killed_process(error, cfg.train.output_dir)}")
+
+
+if __name__ == "__main__":
+    launch()

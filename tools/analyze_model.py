@@ -17,6 +17,7 @@ from samdetr.errors import refusing
 CONFIGS = Path(__file__).parents[1] / "configs" / "coco"
 
 
+@refusing("analyze_model.py")
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
@@ -37,17 +38,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("overrides", nargs="*", help="key=value, for --config-file")
     add_trust_option(parser)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.paper and options.overrides:
         parser.error("overrides require --config-file, not --paper")
     sizes = options.sizes or analysis.COCO_SIZES
-    with refusing(parser.prog):
-        if options.paper:
-            print(paper.paper_table(CONFIGS, sizes))
-        else:
-            cfg = load_config(options.config_file, options.overrides, options.trusted_config)
-            model = analysis.build(cfg.model)
-            print(analysis.part_table(analysis.analyze(model, sizes)))
+    if options.paper:
+        print(paper.paper_table(CONFIGS, sizes))
+    else:
+        cfg = load_config(options.config_file, options.overrides, options.trusted_config)
+        model = analysis.build(cfg.model)
+        print(analysis.part_table(analysis.analyze(model, sizes)))
 
 
 if __name__ == "__main__":

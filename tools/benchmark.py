@@ -22,7 +22,7 @@ from benchmark import run, table
 from benchmark.cases import DTYPES, WORK, Case, Setting
 from benchmark.loading import Source
 from benchmark.scaling import AXES
-from samdetr.engine import add_trust_option
+from samdetr.engine import add_trust_option, split_overrides
 from samdetr.errors import check_writable, refusing
 
 EPILOG = """
@@ -130,9 +130,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse options. Overrides may stand anywhere, even after options that take lists."""
-    overrides = [x for x in arguments if "=" in x and not x.startswith("-")]
+    words, overrides = split_overrides(arguments)
     parser = argument_parser()
-    options = parser.parse_args([x for x in arguments if x not in overrides])
+    options = parser.parse_intermixed_args(words)
     options.overrides += overrides
     asked = {
         "--mode loading": WITHOUT_LOADING if options.mode == LOADING else (),
@@ -200,15 +200,15 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     return {"options": vars(options), "machine": table.machine(options.device), **figures}
 
 
+@refusing("benchmark.py")
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
-    with refusing("benchmark.py"):
-        if options.json:
-            check_writable(options.json)
-        figures = {"command": ["tools/benchmark.py", *arguments], **benchmark(options)}
-        if options.json:
-            options.json.write_text(json.dumps(figures, indent=1, default=str) + "\n")
+    if options.json:
+        check_writable(options.json)
+    figures = {"command": ["tools/benchmark.py", *arguments], **benchmark(options)}
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":

@@ -114,23 +114,23 @@ def say(text: str) -> None:
     print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
 
 
+@refusing("convergence_study.py")
 def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     protocol = (*PROTOCOL, *options.overrides)
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}, must be 1 or more")
     if options.seed is not None and not options.run:
         parser.error("--seed requires --run")
-    with refusing(parser.prog):
-        if options.list:
-            show_list(options.results, protocol)
-        elif options.report:
-            report(options.results, options.page)
-        else:
-            check_writable(options.results)
-            study = Study(ROOT, options.output.absolute(), options.results, protocol)
-            run_all(study, chosen(options.run, options.seed), options.jobs, say)
+    if options.list:
+        show_list(options.results, protocol)
+    elif options.report:
+        report(options.results, options.page)
+    else:
+        check_writable(options.results)
+        study = Study(ROOT, options.output.absolute(), options.results, protocol)
+        run_all(study, chosen(options.run, options.seed), options.jobs, say)
 
 
 if __name__ == "__main__":

@@ -174,14 +174,14 @@ def check_fit(weights: Mapping[str, Tensor], config_file: str, trusted: bool) ->
         )
 
 
+@refusing("convert_checkpoint.py")
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser()
     options = parser.parse_args(arguments)
-    with refusing(parser.prog):
-        try:
-            print(detect(options) if options.source == DETECT else convert(options))
-        except ConversionError as error:
-            raise ConversionError(f"{options.input}: {error}") from error
+    try:
+        print(detect(options) if options.source == DETECT else convert(options))
+    except ConversionError as error:
+        raise ConversionError(f"{options.input}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from argument_types import image_size
-from samdetr.engine import add_trust_option
+from samdetr.engine import add_trust_option, split_overrides
 from samdetr.errors import refusing
 from samdetr.export import (
     FORMATS,
@@ -74,25 +74,23 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@refusing("export_model.py")
 def main(arguments: list[str] | None = None) -> None:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    # Options that take lists would swallow overrides that follow them.
-    overrides = [x for x in arguments if "=" in x and not x.startswith("-")]
+    words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     parser = argument_parser()
-    options = parser.parse_args([x for x in arguments if x not in overrides])
+    options = parser.parse_intermixed_args(words)
     settings = Settings(options.preprocessing, options.top_k, options.batch == "any", options.size)
-    with refusing(parser.prog):
-        try:
-            export_config(
-                options.config_file,
-                [*options.overrides, *overrides],
-                options.weights,
-                options.output,
-                settings,
-                trusted=options.trusted_config,
-            )
-        except DisagreementError as error:
-            sys.exit(f"{parser.prog}: {error}")
+    try:
+        export_config(
+            options.config_file,
+            [*options.overrides, *overrides],
+            options.weights,
+            options.output,
+            settings,
+            trusted=options.trusted_config,
+        )
+    except DisagreementError as error:
+        sys.exit(f"{parser.prog}: {error}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from samdetr.data.mini.digits import SceneParameters
 from samdetr.errors import refusing
 
 
+@refusing("make_mini.py")
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -35,10 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for split, count in counts.items():
         if count < 1:
             parser.error(f"--{split} is {count}, must be 1 or more")
-    with refusing(parser.prog):
-        parameters = SceneParameters(**{field.name: getattr(args, field.name) for field in fields})
-        args.out.mkdir(parents=True, exist_ok=True)
-        write_mini(args.out, parameters, counts)
+    parameters = SceneParameters(**{field.name: getattr(args, field.name) for field in fields})
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_mini(args.out, parameters, counts)
     for split in MINI_COUNTS:
         print(f"{args.out / split}.json  {args.out / split}/")
 

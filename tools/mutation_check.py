@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from samdetr.errors import refusing
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "projects/SAMDETR/samdetr"
 COPIED = ("configs", "projects", "tests", "tools", "demo.py", "train_net.py", "setup.cfg", "docs")
@@ -68,6 +70,7 @@ MUTANTS = (
 )
 
 
+@refusing("mutation_check.py")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Test the mutants; returns the exit code."""
     parser = argparse.ArgumentParser(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -79,7 +80,7 @@ class Detector:
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as error:  # the errors of ONNX Runtime have no common class
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())
             raise ValueError(f"{path} cannot be read as a model of ONNX: {reason}") from error
         properties = self.session.get_modelmeta().custom_metadata_map
         if DESCRIPTION not in properties:
@@ -174,4 +175,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the lines has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

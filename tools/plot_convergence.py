@@ -80,6 +80,7 @@ def draw(options: argparse.Namespace) -> plots.Figure:
     return plots.plot_curves(curves, published)
 
 
+@refusing("plot_convergence.py")
 def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser()
     options = parser.parse_args(arguments)
@@ -92,9 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
     formats = FigureCanvasBase.get_supported_filetypes()
     if options.output.suffix.removeprefix(".") not in formats:
         parser.error(f"{options.output} must end in one of .{', .'.join(formats)}")
-    with refusing(parser.prog):
-        check_writable(options.output)
-        draw(options).savefig(options.output, dpi=100)
+    check_writable(options.output)
+    draw(options).savefig(options.output, dpi=100)
     print(options.output)
 
 

@@ -207,6 +207,7 @@ def load_classifier(path: str | Path) -> DigitClassifier:
     return classifier
 
 
+@refusing("pretrain_mini_backbone.py")
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -225,9 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             option = "--" + name.replace("_", "-")
             parser.error(f"{option} is {getattr(args, name)}, must be 1 or more")
     parameters = PretrainingParameters(**{name: getattr(args, name) for name in TRAINING_OPTIONS})
-    with refusing(parser.prog):
-        check_writable(args.output)
-        crop = dataclasses.replace(CROP, **{name: getattr(args, name) for name in CROP_OPTIONS})
+    check_writable(args.output)
+    crop = dataclasses.replace(CROP, **{name: getattr(args, name) for name in CROP_OPTIONS})
     classifier = pretrain(digit_crops(crop, "train", args.crops), parameters)
     save_backbone(classifier, args.output)
     measured = accuracy(load_classifier(args.output), digit_crops(crop, "val", args.held_out))

@@ -49,6 +49,7 @@ def report(folder: Path, count: int, threshold: float, trusted: bool) -> None:
         print(folder / name)
 
 
+@refusing("report.py")
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="train.output_dir of the run")
@@ -58,8 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add_trust_option(parser)
     options = parser.parse_args(arguments)
-    with refusing(parser.prog):
-        report(options.folder, options.count, options.threshold, options.trusted_config)
+    report(options.folder, options.count, options.threshold, options.trusted_config)
 
 
 if __name__ == "__main__":

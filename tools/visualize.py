@@ -77,11 +77,11 @@ def visualize(options: argparse.Namespace) -> list[str]:
     return failures
 
 
+@refusing("visualize.py")
 def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser()
     options = parser.parse_args(arguments)
-    with refusing(parser.prog):
-        failures = visualize(options)
+    failures = visualize(options)
     if failures:
         parser.exit(EXIT_CODE, "".join(f"{parser.prog}: {x}\n" for x in failures))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from samdetr import Predictor, model_zoo
 from samdetr.engine import ConfigError, load_config
-from samdetr.engine.config import PACKAGES, find
+from samdetr.engine.safe_yaml import PACKAGES, find
 
 MINI = "mini/sam_detr_smca"
 COMMAND = {"_target_": "os.system", "command": "echo > marker"}
@@ -103,7 +103,12 @@ def test_the_tags_that_detectron2_writes_are_read(marker):
 
 @pytest.mark.parametrize(
     "value",
-    ["${oc.env:HOME}", "${oc.decode:'{_target_: os.system}'}", "a ${train.${oc.env:X}} b", "$"],
+    [
+        "${oc.env:HOME}",
+        "${oc.decode:'{_target_: os.system}'}",
+        "a ${train.${oc.env:X}} b",
+        "$${oc.env:X}",
+    ],
 )
 def test_resolvers_are_refused(marker, value):
     Path("config.yaml").write_text(mini(train__output_dir=value))

@@ -1,5 +1,6 @@
 """SAM-DETR and SAM-DETR++ for Detectron2: detection transformers with semantic-aligned matching."""
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "model_zoo"]
 __version__ = "0.1.0"
+
+# Warnings about calls inside libraries, which nobody who runs this can change; most of them are
+# emitted at import.
+for _category, _module, _message in (
+    (FutureWarning, "torch.jit", "`torch.jit.script` is deprecated"),
+    (UserWarning, "torch.functional", "torch.meshgrid: in an upcoming release"),
+    (UserWarning, "torch.optim.lr_scheduler", "Detected call of `lr_scheduler.step"),
+    (UserWarning, "detectron2", "pkg_resources is deprecated as an API"),
+):
+    warnings.filterwarnings("ignore", _message, _category, _module)
 
 # pip cannot install Detectron2, which is not on the package index, nor see that a torchvision was
 # built for another torch, which raises a RuntimeError at import.

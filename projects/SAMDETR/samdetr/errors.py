@@ -5,11 +5,16 @@ Any other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 EXIT_CODE = 2  # the same as argparse's
 
@@ -63,26 +68,63 @@ REPORTED = (SamdetrError, OSError, ModuleNotFoundError)  # missing files and ext
 
 @contextmanager
 def refusing(program: str) -> Iterator[None]:
-    """Print a user error as one line and exit with `EXIT_CODE`.
+    """Print a user error as one line and exit with `EXIT_CODE`; as a decorator, of a whole `main`.
+
+    The command goes on, without a word, when nobody reads its output any more, as in `| head`.
 
     Args:
         program: name of the command, the prefix of the line.
     """
-    try:
-        yield
-    except REPORTED as error:
-        print(f"{program}: {sentence(error)}", file=sys.stderr)
-        sys.exit(EXIT_CODE)
+    out, error_out = (cast(TextIO, Screen(x)) for x in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(error_out):
+        try:
+            yield
+        except REPORTED as error:
+            print(f"{program}: {sentence(error)}", file=sys.stderr)
+            sys.exit(EXIT_CODE)
+        finally:  # Python itself would report a closed pipe when it flushes at exit
+            out.flush()
+            error_out.flush()
+
+
+class Screen:
+    """Text stream that drops what is written to it once its pipe or terminal has gone."""
+
+    GONE = (errno.EPIPE, errno.EIO)
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream or io.StringIO()  # a process without a terminal has None
+
+    def write(self, text: str) -> int:
+        """Write text; returns its length."""
+        self._call(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._call(self._stream.flush)
+
+    def _call(self, method: Callable[..., Any], *args: str) -> None:
+        try:
+            method(*args)
+        except OSError as error:
+            if error.errno not in self.GONE:
+                raise
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def sentence(error: Exception) -> str:
     """Return the message of an error as one printable line."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return printable(f"{error.filename}: {error.strerror}")
-    lines = [line.strip() for line in str(error).splitlines()]
-    if lines and lines[0].startswith("Caught "):  # from a DataLoader worker, with its traceback
-        lines = [line for line in lines if line][-1:]
-    return printable(" ".join(lines))
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # torch prints in bold
+    if text.startswith("Caught "):  # from a DataLoader worker, with its traceback
+        text = re.split(r"\n(?=[\w.]+Error: )", text)[-1]
+    return printable(" ".join(line.strip() for line in text.splitlines() if line.strip()))
 
 
 def printable(text: str) -> str:

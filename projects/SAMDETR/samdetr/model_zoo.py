@@ -33,6 +33,7 @@ from torch import nn
 
 from .checkpoint import Checkpointer
 from .engine import ConfigError, build_model, load_config
+from .errors import refusing
 
 PACKAGE = Path(__file__).parent
 WEIGHTS = PACKAGE / "weights"
@@ -298,6 +299,7 @@ def _paper_figure(name: str, title: str) -> PaperFigure | None:
     return PaperFigure(place.lower(), "AP" if metric == "AP" else "AP50", float(value))
 
 
+@refusing("model_zoo.py")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of the zoo, or of the configs that match a pattern."""
     parser = argparse.ArgumentParser(prog="python -m samdetr.model_zoo", description=main.__doc__)

@@ -1,13 +1,13 @@
-"""Reading configs: LazyConfig files, their command-line overrides, and YAML written by strangers.
+"""Reading configs: command lines, LazyConfig files and overrides.
 
 Differences from Detectron2's `LazyConfig`:
 
 * An override of an unknown key is an error that names the nearest key. `LazyConfig.apply_overrides`
   adds the key to the config, where nothing reads it.
-* A YAML config is read with a safe loader, and its `_target_`s may only name the parts of
-  detectors, data sets, optimizers and evaluators. `LazyConfig.load` calls whatever they name,
-  `os.system` included. A `.py` config is a program and runs as one, and overrides on a command line
-  are the user's own.
+* The value of an override that Hydra's grammar cannot read is the text as typed, such as a path.
+* A YAML config is read by `safe_yaml`. A `.py` config is a program and runs as one, and overrides
+  on a command line are the user's own.
+* Variables of a `.py` config that a YAML file cannot hold are dropped if nothing refers to them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import yaml
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
-from detectron2.layers import ShapeSpec
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -32,6 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..data.command_line import add_arguments, own_datasets, use
 from ..errors import ConfigError, SamdetrError
+from .safe_yaml import read_yaml
 
 EPILOG = """
 Examples:
@@ -51,42 +54,26 @@ TRAIN = [  # required keys of `train`
 ]  # fmt: skip
 OPTIONAL = ["deterministic", "skip_nonfinite", "compile", "cudnn_benchmark"]  # of `train`
 REQUIRED = (*PARTS, "lr_multiplier", *(f"train.{name}" for name in TRAIN))
+SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in REQUIRED))
+# Keys that are read by name; those of all other groups are arguments of calls.
+READ = {
+    "train": TRAIN + OPTIONAL,
+    "train.amp": ["enabled", "dtype"],
+    "train.clip_grad": ["max_norm", "norm_type"],
+    "dataloader": ["train", "test", "evaluator"],
+}
+OVERRIDE = re.compile(rf"[+~]*({'|'.join(SECTIONS)})(\.\w+)+=")
 # The types that may replace a value of the config. bool is first: it is a subclass of int.
 KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (bool, (bool,), "true or false"),
     (int, (int,), "an integer"),
     (float, (int, float), "a number"),
-    (str, (str,), "text (quote what looks like a number)"),
+    (str, (str,), "text"),
     (ListConfig, (list,), "a list, [a,b]"),
     (DictConfig, (), "a group of keys"),
 )
+BROKEN = (yaml.YAMLError, OmegaConfBaseException)
 NOWHERE = object()  # result of looking up a missing key
-
-# A YAML config may call the classes of these packages, ...
-PACKAGES = (
-    "samdetr.data.", "samdetr.engine.", "samdetr.evaluation.", "samdetr.modeling.",
-    "detectron2.data.", "detectron2.evaluation.", "detectron2.layers.", "detectron2.modeling.",
-    "detectron2.solver.", "detectron2.structures.",
-    "fvcore.common.param_scheduler.", "fvcore.transforms.",
-    "torch.nn.", "torch.optim.", "torchvision.ops.",
-)  # fmt: skip
-UNSAFE = "detectron2.modeling.mmdet_wrapper."  # builds arbitrary objects of other packages
-# ... and these functions. Others of the same packages load pickles or run config files.
-FUNCTIONS = (
-    "samdetr.data.build_train_loader",
-    "samdetr.data.load_detection_dataset",
-    "samdetr.data.load_own_dataset",
-    "samdetr.modeling.mini_resnet",
-    "samdetr.modeling.resnet50_dc5_stages",
-    "detectron2.data.build_detection_test_loader",
-    "detectron2.data.samplers.RepeatFactorTrainingSampler.repeat_factors_from_category_frequency",
-    "detectron2.modeling.ResNet.make_default_stages",
-    "detectron2.modeling.ResNet.make_stage",
-    "detectron2.solver.build.get_default_optimizer_params",
-)
-# A `$` may only start a reference to another key: resolvers such as ${oc.env:HOME} run code.
-PLAIN_TEXT = re.compile(r"([^$]|\$\{\.*\w+(\.\w+)*\})*")
-HINT = " (--trusted-config, or `trusted` in Python, allows it if you trust the author)"
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -96,6 +83,38 @@ def argument_parser() -> argparse.ArgumentParser:
     add_trust_option(parser)
     parser.set_defaults(dist_url="auto", datasets=None)
     return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line of `train_net.py`, with options and overrides in any order.
+
+    Args:
+        arguments: by default those of this process.
+    """
+    parser = argument_parser()
+    words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_args(words)
+    # Detectron2's `opts` takes all that follows the first override, options included.
+    while options := [i for i, word in enumerate(args.opts) if word.startswith("-")]:
+        overrides += args.opts[: options[0]]
+        rest = [word for word in args.opts[options[0] :] if word != "--"]
+        args.opts = []
+        args = parser.parse_args(rest, args)
+    args.opts = overrides + args.opts
+    return args
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the other arguments and the overrides, which options with several values would take.
+
+    What follows an option directly is its value, whatever it looks like.
+    """
+    words: list[str] = []
+    overrides: list[str] = []
+    for before, word in pairwise(["", *arguments]):
+        is_override = OVERRIDE.match(word) and not before.startswith("-")
+        (overrides if is_override else words).append(word)
+    return words, overrides
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +152,8 @@ def load_config(path: str, overrides: Sequence[str] = (), trusted: bool = False)
 
     Args:
         path: a LazyConfig file, `.py`, or the `config.yaml` of a run.
-        overrides: `key=value` in Hydra's syntax; `+key=value` adds a key, or replaces a value by
+        overrides: `key=value` in Hydra's syntax, or with the text as typed where Hydra's grammar
+            cannot read it or the config has text. `+key=value` adds a key, or replaces a value by
             one of another type.
         trusted: allow a YAML config to call any function.
 
@@ -172,8 +192,11 @@ def _read(path: str, trusted: bool) -> DictConfig:
     if not path.endswith((".py", ".yaml", ".yml")):
         raise ConfigError(f"--config-file {path!r} must be a .py or .yaml file")
     try:
-        cfg = LazyConfig.load(path) if trusted or path.endswith(".py") else read_yaml(path)
-    except (SyntaxError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        if path.endswith(".py"):
+            cfg = _read_python(path)
+        else:
+            cfg = LazyConfig.load(path) if trusted else read_yaml(path)
+    except (SyntaxError, UnicodeDecodeError, RecursionError, *BROKEN) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--config-file {path} cannot be read: {reason}") from error
     lacking = [key for key in REQUIRED if OmegaConf.select(cfg, key, default=NOWHERE) is NOWHERE]
@@ -181,27 +204,82 @@ def _read(path: str, trusted: bool) -> DictConfig:
         raise ConfigError(
             f"{path} lacks {', '.join(lacking)}; configs/common/ has parts to import them from"
         )
-    for name in set(cfg.train) - {*TRAIN, *OPTIONAL}:  # others are allowed, misspellings are not
-        if near := difflib.get_close_matches(name, TRAIN + OPTIONAL, 1, 0.8):
-            raise ConfigError(f"{path}: train.{name} is unknown, the nearest is train.{near[0]}")
     return cfg
+
+
+def _read_python(path: str) -> DictConfig:
+    """Run a `.py` config; returns its sections, and others of its variables that YAML can hold."""
+    try:
+        cfg = LazyConfig.load(path)
+    except OmegaConfBaseException:  # of some dict that is no config, such as {(1, 2): 3}
+        values = LazyConfig.load(path, SECTIONS)
+        cfg = DictConfig(dict(zip(SECTIONS, values)), flags={"allow_objects": True})
+    for name in set(cfg) - {*SECTIONS, *_references(cfg)}:
+        try:
+            yaml.safe_dump(OmegaConf.to_container(cfg[name]))
+        except yaml.YAMLError:  # of a module, a function, another config
+            del cfg[name]
+    for key, value in _items(OmegaConf.to_container(cfg)):
+        if isinstance(value, os.PathLike):  # YAML has texts alone
+            OmegaConf.update(cfg, key, os.fspath(value))
+    return cfg
+
+
+def _references(cfg: DictConfig) -> set[str]:
+    """Names that occur in any `${...}`."""
+    texts = re.findall(r"\$\{[^}]*", str(OmegaConf.to_container(cfg)))
+    return set(re.findall(r"\w+", " ".join(texts)))
+
+
+def unread_keys(cfg: DictConfig) -> dict[str, str]:
+    """Return the keys of `train` and `dataloader` that nothing reads, each with the nearest one.
+
+    A key that another one refers to, as `${train.note}`, is read.
+    """
+    used, unread, known = _references(cfg), [], []
+    for key, _ in _items(OmegaConf.to_container(cfg)):
+        group, _, name = key.rpartition(".")
+        unread += [key] if group in READ and name not in {*READ[group], *used} else []
+        known += [key] if key.startswith(tuple(READ)) else []
+    known = [key for key in known if not f"{key}.".startswith(tuple(f"{x}." for x in unread))]
+    known += [f"{group}.{name}" for group, names in READ.items() for name in names]
+    return {key: _nearest(key, known) for key in unread}
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    return difflib.get_close_matches(key, known, 1, 0.0)[0]
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Apply overrides to a config in place; see `load_config`."""
     for text in overrides:
-        if text.startswith("--"):
-            raise ConfigError(f"{text} must stand before the overrides")
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except (HydraException, ValueError) as error:
-            raise ConfigError(f"override {text!r} is not of the form key=value: {error}") from error
-        if override.is_delete() or override.is_sweep_override():
+        key, equals, typed = text.partition("=")
+        if not equals or key.startswith("~"):
             raise ConfigError(f"override {text!r} must set one value: key=value, key=[a,b]")
-        if override.is_add():
-            OmegaConf.update(cfg, override.key_or_group, override.value())
-        else:
-            _set(cfg, override.key_or_group, override.value())
+        try:
+            if key.startswith("+"):
+                OmegaConf.update(cfg, key.lstrip("+"), _value(typed))
+            else:
+                old = OmegaConf.select(cfg, key, default=NOWHERE)
+                _set(cfg, key, _value(typed, old))
+            OmegaConf.select(cfg, key.lstrip("+"))  # a reference to nowhere is an error
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"override {text!r}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _value(typed: str, old: Any = None) -> Any:
+    """Return the value of an override: as Hydra's grammar reads it, or the text as typed.
+
+    It is the text where the grammar finds no single value, and where the config has text, except
+    for null and for what is in quotes.
+    """
+    try:
+        override = OverridesParser.create().parse_override(f"key={typed}")
+        value = typed if override.is_sweep_override() else override.value()
+    except (HydraException, ValueError):
+        return typed
+    quoted = isinstance(value, str) and typed.startswith(("'", '"'))
+    return typed if isinstance(old, str) and value is not None and not quoted else value
 
 
 def _set(cfg: DictConfig, key: str, value: Any) -> None:
@@ -224,10 +302,10 @@ def _check_argument(cfg: DictConfig, key: str) -> None:
     # `**kwargs` are usually passed on, but a close match is still a misspelling.
     if name in arguments or takes_any and not difflib.get_close_matches(name, arguments, 1, 0.8):
         return
-    known = [*_keys(OmegaConf.to_container(cfg)), *(f"{parent}.{x}" for x in arguments)]
-    nearest = difflib.get_close_matches(key, known, 1, 0.0)
+    known = [key for key, _ in _items(OmegaConf.to_container(cfg))]
+    known += [f"{parent}.{x}" for x in arguments]
     raise ConfigError(
-        f"override {key!r}: the config has no such key, the nearest is {nearest[0]!r} "
+        f"override {key!r}: the config has no such key, the nearest is {_nearest(key, known)!r} "
         f"(+{key}=... adds a new one)"
     )
 
@@ -244,13 +322,13 @@ def _arguments(node: Any) -> tuple[list[str], bool]:
     return [*names, *(str(name) for name in node if name not in names)], takes_any
 
 
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of nested dicts and lists, groups included."""
+def _items(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested dicts and lists, groups included."""
     items = node.items() if isinstance(node, Mapping) else enumerate(node)
     for name, value in items:
-        yield f"{prefix}{name}"
+        yield f"{prefix}{name}", value
         if isinstance(value, Mapping | list | tuple):
-            yield from _keys(value, f"{prefix}{name}.")
+            yield from _items(value, f"{prefix}{name}.")
 
 
 def _like(old: Any, new: Any, key: str) -> Any:
@@ -265,76 +343,3 @@ def _like(old: Any, new: Any, key: str) -> Any:
                 raise ConfigError(f"override {key}={new!r}: the config has {wanted} there")
             break
     return new
-
-
-def read_yaml(path: str) -> DictConfig:
-    """Read a YAML config of an author who is not trusted.
-
-    Raises:
-        ConfigError: if it holds a tag, a resolver or a `_target_` outside the allow-list.
-    """
-    with PathManager.open(path) as file:
-        content = yaml.load(file, ConfigLoader)
-    if not isinstance(content, dict):
-        raise ConfigError(f"--config-file {path} cannot be read: expected keys and values")
-    try:
-        _check(content, "")
-        return OmegaConf.create(content, flags={"allow_objects": True})
-    except (ConfigError, OmegaConfBaseException) as error:
-        raise ConfigError(f"--config-file {path}: {error}") from error
-
-
-def find(name: Any) -> Any:
-    """Return the class or function of that name, if a YAML config may call it.
-
-    Raises:
-        ConfigError: if not, or if there is none.
-    """
-    if not isinstance(name, str) or not name.startswith(PACKAGES):
-        raise ConfigError(f"{name!r} is not in {', '.join(PACKAGES)}{HINT}")
-    try:
-        found = locate(name)
-    except Exception as error:  # whatever an import raises
-        raise ConfigError(f"{name!r} cannot be found: {error}") from error
-    # `samdetr.data.loader.os.system` is reachable too: the object's own module decides.
-    own = f"{getattr(found, '__module__', '')}."
-    part = inspect.isclass(found) and own.startswith(PACKAGES) and not own.startswith(UNSAFE)
-    if not part and found not in map(locate, FUNCTIONS):
-        raise ConfigError(f"{name!r} is not among the parts that a YAML config may call{HINT}")
-    return found
-
-
-def _check(value: Any, key: str) -> None:
-    """Check every text and every call below a key."""
-    if isinstance(value, str) and not PLAIN_TEXT.fullmatch(value):
-        raise ConfigError(f"{key} is {value!r}: `$` may only start a reference, ${{key}}{HINT}")
-    if isinstance(value, dict):
-        if "_target_" in value:
-            find(value["_target_"])
-        # Detectron2's configurable functions read proposal files, which are pickles, from a `cfg`.
-        if "_target_" in value and "cfg" in value:
-            raise ConfigError(f"{key}.cfg: a call in YAML cannot be given a whole config{HINT}")
-    if isinstance(value, dict | list | tuple | set):
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _check(item, f"{key}.{name}".lstrip("."))
-
-
-class ConfigLoader(yaml.SafeLoader):
-    """Loader for plain data and the tags that Detectron2 writes: tuples, classes, `ShapeSpec`."""
-
-
-def _named(loader: ConfigLoader, name: str, node: yaml.Node) -> Any:
-    if not inspect.isclass(found := find(name)):  # its caller's arguments would be unchecked
-        raise ConfigError(f"{name!r} is a function, and only a class can be a value{HINT}")
-    return found
-
-
-PYTHON = "tag:yaml.org,2002:python/"
-ConfigLoader.add_multi_constructor(f"{PYTHON}name:", _named)
-ConfigLoader.add_constructor(
-    f"{PYTHON}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-)
-ConfigLoader.add_constructor(
-    f"{PYTHON}object:{ShapeSpec.__module__}.{ShapeSpec.__qualname__}",
-    lambda loader, node: ShapeSpec(**loader.construct_mapping(node, deep=True)),
-)

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
@@ -35,7 +36,7 @@ from ..data import DataError
 from ..data.loader import outlive_signals
 from ..errors import CheckpointError, ConfigError, MissingCheckpointError
 from ..randomness import seed_all, use_deterministic_algorithms
-from .config import build, configure
+from .config import build, configure, unread_keys
 from .hooks import (
     BestCheckpointer,
     CatchUp,
@@ -118,6 +119,9 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         Stopped: after a signal to stop and a checkpoint.
         TrainingError: if a known fault ends the run; names the checkpoint that `resume` can use.
     """
+    if unread := unread_keys(cfg):
+        text = ", ".join(f"{key} (the nearest is {nearest})" for key, nearest in unread.items())
+        logging.getLogger(__name__).warning("Nothing reads these keys of the config: %s", text)
     set_seed(cfg)
     model = build_model(cfg)
     optimizer = build_optimizer(cfg.optimizer, model)
@@ -156,13 +160,32 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     white = OmegaConf.select(cfg, "dataloader.train.mapper.white")
     if white is not None and OmegaConf.select(cfg, "dataloader.test.mapper.white") is None:
         OmegaConf.update(cfg, "dataloader.test.mapper.white", white)  # reads as in training
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="samdetr")
-    default_setup(cfg, args)
-    share_cores()
-    results = (evaluate if args.eval_only else train)(cfg, args.resume)
+    with logging_to(cfg.train.output_dir):
+        # Detectron2 would add escape codes to the content of the file, if pygments is installed.
+        default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": ""}))
+        logging.getLogger(__name__).info("The config is that of %s", args.config_file)
+        share_cores()
+        results = (evaluate if args.eval_only else train)(cfg, args.resume)
     if dist.is_initialized():
         dist.destroy_process_group()
     return results
+
+
+@contextmanager
+def logging_to(folder: str) -> Iterator[None]:
+    """Context in which the loggers write to the terminal and to `folder`/log.txt, and to no other.
+
+    Detectron2's `setup_logger`, which `default_setup` calls too, only ever adds handlers.
+    """
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "samdetr")]
+    before = [(x.level, x.propagate, x.handlers[:]) for x in loggers]
+    setup_logger.cache_clear()  # it ignores a folder that it has seen
+    try:
+        setup_logger(folder, distributed_rank=comm.get_rank(), name="samdetr")
+        yield
+    finally:
+        for logger, (level, propagate, handlers) in zip(loggers, before):
+            logger.level, logger.propagate, logger.handlers = level, propagate, handlers
 
 
 def set_seed(cfg: DictConfig) -> None:
