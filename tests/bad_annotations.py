@@ -66,7 +66,8 @@ def dropped():
 
     class Counter(logging.Handler):
         def emit(self, record):
-            counts.append(int(record.getMessage().split()[0]))
+            if "unusable" in (message := record.getMessage()):
+                counts.append(int(message.split()[0]))
 
     logger, handler = logging.getLogger("samdetr.data.datasets"), Counter(logging.WARNING)
     logger.addHandler(handler)

@@ -29,7 +29,9 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 from detectron2.evaluation import PascalVOCDetectionEvaluator as Detectron2VOCEvaluator
 
-from .data.readers import Record, read_coco, voc_records
+from .data.annotations import Record, voc_records
+from .data.coco import read_coco
+from .data.datasets import indexed
 from .errors import ConfigError, DataError
 
 
@@ -173,9 +175,9 @@ def _accumulated(evaluation: Any) -> dict[str, np.ndarray]:
         precisions = np.pad(true / (true + false + np.spacing(1)), ((0, 0), (0, 1)))
         precisions = np.maximum.accumulate(precisions[:, ::-1], axis=1)[:, ::-1]
         for row, recalls in enumerate(true / positives):
-            recall[(row, *cell)] = recalls[-1] if recalls.size else 0
+            recall[row][cell] = recalls[-1] if recalls.size else 0
             places = np.searchsorted(recalls, params.rec_thrs)
-            precision[(row, slice(None), *cell)] = precisions[row, places]
+            precision[row].T[cell[::-1]] = precisions[row, places]
     return {"precision": precision, "recall": recall}
 
 
@@ -196,7 +198,8 @@ class PascalVOCDetectionEvaluator(Detectron2VOCEvaluator):
         super().__init__(dataset_name)
         metadata = MetadataCatalog.get(dataset_name)
         classes = metadata.thing_classes
-        self._records = voc_records(metadata.dirname, metadata.split, classes)
+        found = voc_records(metadata.dirname, metadata.split)
+        self._records = indexed(found, classes, metadata.dirname).records
         self._class_names = [str(index) for index in range(len(classes))]  # names of files
 
     def evaluate(self) -> dict[str, Any]:
@@ -240,6 +243,7 @@ def _cleaned(name: str, **defaults: list[Record]) -> Iterator[str]:
             path = str(file)
             convert_to_coco_json(name, path, allow_cached=False)
         contents = {**defaults, **read_coco(path)}
+        contents["categories"] += _other_categories(name, contents["categories"])
         if "annotations" in contents:
             contents["annotations"] = _finite(contents["annotations"])
         file.write_text(json.dumps(contents))
@@ -248,6 +252,14 @@ def _cleaned(name: str, **defaults: list[Record]) -> Iterator[str]:
             yield folder
         finally:
             MetadataCatalog.remove(folder)
+
+
+def _other_categories(name: str, present: Sequence[Record]) -> list[Record]:
+    """Return the categories of a data set that its file lacks: Detectron2 needs all of them."""
+    metadata, known = MetadataCatalog.get(name), {category["id"] for category in present}
+    ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    missing = {x: metadata.thing_classes[index] for x, index in ids.items() if x not in known}
+    return [{**present[0], "id": x, "name": name} for x, name in missing.items()]
 
 
 def _finite(entries: list[Record]) -> list[Record]:

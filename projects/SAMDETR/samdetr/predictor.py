@@ -24,15 +24,13 @@ from PIL import Image
 from . import model_zoo
 from .data import ImageError, convert_image, read_image
 from .data.datasets import metadata_of
+from .data.images import IMAGE_SUFFIXES
 from .errors import ConfigError, InputError
 from .model_zoo import build
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = PathLike | Image.Image | np.ndarray
 """An image: a file, a PIL image or an array, (H, W, 3) uint8 RGB or (H, W) uint8 or uint16 grey."""
-
-# Files that are picked from folders; a file that is named itself may have any suffix.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 class Prediction(NamedTuple):

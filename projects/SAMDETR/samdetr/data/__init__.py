@@ -9,7 +9,7 @@ from .loader import build_train_loader
 from .mapper import DetectionMapper, ResizeShortestEdge
 from .mini.dataset import cache_folder, mini_folder, write_mini
 from .mini.digits import SceneParameters
-from .own import CocoFiles, VocFolder, load_own_dataset
+from .own import CocoFiles, ImageFolder, VocFolder, YoloFiles, load_own_dataset
 
 
 def example_image() -> str:

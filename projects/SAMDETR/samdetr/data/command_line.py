@@ -9,30 +9,34 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import yaml
-from detectron2.config import LazyCall, LazyConfig
+from detectron2.config import LazyCall
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..evaluation import DetectionEvaluator
-from .own import CocoFiles, VocFolder, load_own_dataset
+from .annotations import Annotations
+from .datasets import indexed
+from .own import CocoFiles, Source, VocFolder, load_own_dataset, read_sources
+from .recognition import Parts, recognise
 
 PARTS = {"train": "train", "val": "test"}  # names of the options, and keys of `dataloader`
-EXPECTED = "expected json and images, or voc and split"
+OVERRIDE = re.compile(r"[+~]?[\w.]+=")
 
 
 class OwnDataset(NamedTuple):
-    """Files and class names of a data set, in a form that can be sent to other processes."""
+    """Files, class names and category ids of a data set; can be sent to other processes."""
 
-    source: CocoFiles | VocFolder
+    sources: list[Source]
     classes: list[str]
+    category_ids: list[Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for part, purpose in (("train", "train"), ("val", "evaluate")):
         group.add_argument(
-            f"--{part}-json", metavar="FILE", help=f"annotations to {purpose} on, in COCO format"
+            f"--{part}-json",
+            nargs="+",
+            metavar="FILE",
+            help=f"annotations to {purpose} on, in COCO format",
         )
-        group.add_argument(f"--{part}-images", metavar="DIR", help="folder of their images")
+        group.add_argument(
+            f"--{part}-images",
+            nargs="+",
+            metavar="DIR",
+            help="folder of their images, one for all files or one for each",
+        )
         group.add_argument(
             f"--{part}-voc",
             nargs=2,
@@ -55,9 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     group.add_argument(
         "--data",
-        metavar="FILE",
-        help="or a .yaml or .py file with `train` and `val`, each with `json` and `images` or with "
-        "`voc` and `split`; paths are relative to its folder",
+        metavar="WHAT",
+        help="or a folder or file of a data set, recognised by its content: YOLO's data.yaml, a "
+        "Roboflow export, COCO's or Pascal VOC's layout, an image folder of Hugging Face, or a "
+        ".yaml or .py file with `train` and `val`, each with `json` and `images` or with `voc` and "
+        "`split`",
     )
 
 
@@ -67,93 +81,114 @@ def own_datasets(
     """Read the class names of the data that the command line names.
 
     Args:
-        args: with the options of `add_arguments`.
+        args: with the options of `add_arguments`. Overrides that stand behind the files of one are
+            moved to `args.opts`.
         classes: those of the config, which data for evaluation alone must have.
 
     Returns:
-        "train" and "val", or "val" alone, or nothing.
+        "train" and "val", or one of them, or nothing.
 
     Raises:
         ConfigError: if options are missing or contradict each other.
-        DataError: if a file cannot be read, or the two parts differ in their classes.
+        DataError: if a file cannot be read, or an object to evaluate on has a class that the
+            training data lack.
     """
-    entries, folder = _entries(args), ""
+    parts = _named_parts(args)
     if args.data:
-        if entries:
+        if parts:
             raise ConfigError(f"--data {args.data} excludes the options --train-... and --val-...")
-        entries, folder = _read(args.data), os.path.dirname(args.data)
-    if "train" in entries and "val" not in entries:
-        raise ConfigError("there is own data to train on, but none to evaluate on: --val-json FILE")
+        kind, parts = recognise(args.data)
+        logging.getLogger("samdetr").info("--data %s is %s", args.data, kind)
     datasets = {}
-    for part in (part for part in PARTS if part in entries):
-        what = f"--data {args.data}: {part}" if args.data else f"own data by --{part}-..."
-        source = _source(entries[part], folder, what)
-        classes = source.class_names(None if part == "train" else classes)
-        datasets[part] = OwnDataset(source, classes)
+    for part in (part for part in PARTS if part in parts):
+        sources = parts[part]
+        found = read_sources(sources)
+        if part == "train" or classes is None:
+            classes = list(found.names.values())
+        if part == "train" and not any(record["annotations"] for record in found.records):
+            raise DataError(f"{sources[0]} has no box to train on: all of its images are empty")
+        ids = _category_ids(found, classes)
+        indexed(found, classes, sources[0])
+        datasets[part] = OwnDataset(sources, list(classes), ids)
     return datasets
 
 
+def _category_ids(found: Annotations, classes: Sequence[str]) -> list[Any]:
+    """Return the data set's own id of each class, or new ones where it has none."""
+    by_name = {name: category for category, name in found.names.items()}
+    if not all(isinstance(x, int) for x in found.names):
+        return list(range(len(classes)))
+    unused = itertools.count(max(found.names, default=-1) + 1)
+    return [by_name[name] if name in by_name else next(unused) for name in classes]
+
+
 def use(cfg: DictConfig, datasets: Mapping[str, OwnDataset]) -> None:
-    """Set the data sets, the number of classes and the evaluator of a config."""
-    for part, (source, classes) in datasets.items():
+    """Set the data sets, the number of classes and the evaluator of a config.
+
+    Without data to evaluate on, the evaluator is None.
+    """
+    for part, own in datasets.items():
         loader = cfg.dataloader[PARTS[part]]
         kept = cast(dict[str, Any], OmegaConf.to_container(loader.dataset, resolve=False))
         # The key that the data set takes its number of classes from, by default the model's.
         reference = re.fullmatch(r"\$\{([\w.]+)\}", str(kept.get("num_classes")))
         key = reference[1] if reference else "model.num_classes"
+        sources = [LazyCall(type(x))(**dataclasses.asdict(cast(Any, x))) for x in own.sources]
         loader.dataset = LazyCall(load_own_dataset)(
             names=f"own_{part}",
-            source=LazyCall(type(source))(**dataclasses.asdict(source)),
-            classes=classes,
+            source=sources[0] if len(sources) == 1 else sources,
+            classes=own.classes,
+            category_ids=own.category_ids,
             filter_empty=kept.get("filter_empty", False),
             num_classes=f"${{{key}}}",
         )
-        OmegaConf.update(cfg, key, len(classes))
-    if datasets and not _evaluates_any(cfg.dataloader.evaluator):
+        OmegaConf.update(cfg, key, len(own.classes))
+    if datasets and "val" not in datasets:
+        cfg.dataloader.test.dataset = cfg.dataloader.train.dataset
+        cfg.dataloader.evaluator = None
+    elif datasets and not _evaluates_any(cfg.dataloader.evaluator):
         cfg.dataloader.evaluator = LazyCall(DetectionEvaluator)(
             dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}/inference"
         )
 
 
-def _evaluates_any(node: DictConfig) -> bool:
+def _evaluates_any(node: DictConfig | None) -> bool:
     """Return whether an evaluator works for any data set, unlike those of Pascal VOC and LVIS."""
-    target = node.get("_target_")
+    target = node.get("_target_") if node else None
     target = locate(target) if isinstance(target, str) else target
     return isinstance(target, type) and issubclass(target, DetectionEvaluator)
 
 
-def _entries(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Return what the options name in the form of `_read`."""
-    entries = {}
+def _named_parts(args: argparse.Namespace) -> Parts:
+    """Return the sources that the options name."""
+    parts: Parts = {}
     for part in PARTS:
-        entry = {key: getattr(args, f"{part}_{key}") for key in ("json", "images")}
-        entry["voc"], entry["split"] = getattr(args, f"{part}_voc") or (None, None)
-        if entry := {key: value for key, value in entry.items() if value is not None}:
-            entries[part] = entry
-    return entries
+        files, folders = (_paths(args, f"{part}_{key}") for key in ("json", "images"))
+        folder, split = getattr(args, f"{part}_voc") or ("", "")
+        if folder:
+            parts[part] = [VocFolder(_absolute(folder), split)]
+        if not files and not folders:
+            continue
+        if folder or not files or len(folders) not in (1, len(files)):
+            raise ConfigError(
+                f"own data by --{part}-json {files}, --{part}-images {folders}, --{part}-voc "
+                f"{folder}: expected files and one folder, a folder for each, or --{part}-voc"
+            )
+        pairs = zip(files, folders * (len(files) // len(folders)))
+        for file, images in pairs:
+            if "://" not in images and not os.path.isdir(images):
+                raise DataError(f"{images}, the images of {file}, is not a folder")
+            parts.setdefault(part, []).append(CocoFiles(_absolute(file), _absolute(images)))
+    return parts
 
 
-def _read(path: str) -> dict[str, dict[str, Any]]:
-    try:
-        # LazyConfig's loader for YAML would call what the file names.
-        python = path.endswith(".py")
-        content = LazyConfig.load(path) if python else yaml.safe_load(Path(path).read_text())
-    except (SyntaxError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"--data {path}: {error}") from error
-    if OmegaConf.is_config(content):
-        content = OmegaConf.to_container(content)
-    if not isinstance(content, dict) or not set(content) <= set(PARTS) or "val" not in content:
-        raise ConfigError(f"--data {path}: expected `train` and `val`, or `val` alone")
-    return content
+def _paths(args: argparse.Namespace, name: str) -> list[str]:
+    """Return the files of an option, without the overrides behind them."""
+    given = getattr(args, name) or []
+    behind = [x for x in given[1:] if OVERRIDE.match(x) and not os.path.exists(x)]
+    args.opts = [*behind, *args.opts]
+    return [x for x in given if x not in behind]
 
 
-def _source(entry: Any, folder: str, what: str) -> CocoFiles | VocFolder:
-    def absolute(path: str) -> str:
-        return path if "://" in path else os.path.abspath(os.path.join(folder, path))
-
-    match entry:
-        case {"json": str(json), "images": str(images), **others} if not others:
-            return CocoFiles(absolute(json), absolute(images))
-        case {"voc": str(voc), "split": split, **others} if not others:
-            return VocFolder(absolute(voc), str(split))
-    raise ConfigError(f"{what} has {entry}, {EXPECTED}")
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)

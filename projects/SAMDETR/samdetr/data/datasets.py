@@ -1,7 +1,7 @@
 """Registered data sets, checked against the model and cleaned of unusable boxes.
 
-Annotations are taken as they are: what cannot be used is dropped and counted in one warning, and
-only what would make a result wrong without notice is an error.
+Annotations are taken as they are: what cannot be used is dropped and counted in one warning, what
+changes a result is said in one line, and only what would make it wrong without notice is an error.
 
 Units: pixels.
 """
@@ -12,8 +12,9 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.build import (
@@ -25,24 +26,26 @@ from detectron2.data.datasets import (
     register_lvis_instances,
     register_pascal_voc,
 )
+from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.structures import BoxMode
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import DataError
-from .readers import Record, coco_records, four_numbers, lvis_records, voc_records
+from .annotations import Annotations, Record, four_numbers, voc_records
+from .coco import coco_records, lvis_records
 
 LEAST_SIDE = 0.01
 """Visible width and height below which a box is dropped: rounding may leave nothing of it."""
+SHOWN = 8  # names in a message
 
-_READERS = {
-    register_coco_instances.__module__: coco_records,
-    register_lvis_instances.__module__: lvis_records,
-}
+logger = logging.getLogger(__name__)
 
 
 def load_detection_dataset(
-    names: str | Sequence[str], filter_empty: bool = False, num_classes: int | None = None
+    names: str | Sequence[str],
+    filter_empty: bool = False,
+    num_classes: int | None = None,
 ) -> list[Record]:
     """Load one or several registered data sets as one list of Detectron2's dicts.
 
@@ -52,39 +55,50 @@ def load_detection_dataset(
         num_classes: K of the model; None accepts any number of categories.
 
     Raises:
-        DataError: if a data set is not registered, cannot be read, has no images, no usable box,
-            repeated image ids or category ids out of range, or if its classes are not those of the
-            model or of the other data sets.
+        DataError: if a data set is not registered, cannot be read, has no images, boxes but none
+            that is usable, repeated image ids or category ids out of range, or if its classes are
+            not those of the model or of the other data sets.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise DataError("names is empty: expected at least one registered data set")
     records: list[Record] = []
     for name in names:
-        loaded = read_records(name)
-        classes = _number_of_classes(name, num_classes)
-        records += _usable(name, loaded, math.inf if classes is None else classes)
-    if filter_empty:
-        records = filter_images_with_only_crowd_annotations(records)
-        if not records:
-            raise DataError(f"no image of {names} has an object, and filter_empty leaves them out")
-    if class_names := MetadataCatalog.get(names[0]).get("thing_classes"):
+        records += usable(name, _read(name), num_classes)
+    if classes := MetadataCatalog.get(names[0]).get("thing_classes"):
         try:
             check_metadata_consistency("thing_classes", names)
         except ValueError as error:
             raise DataError(f"data sets {names} differ in their classes: {error}") from error
-        print_instances_class_histogram(records, class_names)
+    return listed(records, filter_empty, classes, names)
+
+
+def listed(
+    records: list[Record], filter_empty: bool, classes: Sequence[str] | None, names: object
+) -> list[Record]:
+    """Leave out empty images if asked to, and log Detectron2's table of boxes per class.
+
+    Raises:
+        DataError: if no image is left.
+    """
+    if filter_empty:
+        records = filter_images_with_only_crowd_annotations(records)
+        if not records:
+            raise DataError(f"no image of {names} has an object, and filter_empty leaves them out")
+    if classes:
+        print_instances_class_histogram(records, list(classes))
     return records
 
 
-def read_records(name: str) -> list[Record]:
-    """Read a registered data set, each image with an `image_id` and a list of annotations.
+def _read(name: str) -> Annotations:
+    """Read a registered data set; category ids become the numbers of the model's classes.
 
     Data sets that were registered with Detectron2's functions for COCO, LVIS and Pascal VOC are
-    read by `samdetr.data.readers`, others by the function that they were registered with.
+    read by `samdetr.data.coco` and `samdetr.data.annotations`, others by the function that they were
+    registered with.
 
     Raises:
-        DataError: if the data set is not registered, cannot be read or has no images.
+        DataError: if the data set is not registered or cannot be read.
     """
     if name not in DatasetCatalog:
         similar = get_close_matches(name, DatasetCatalog, n=3)
@@ -103,18 +117,47 @@ def read_records(name: str) -> list[Record]:
             )
     function = DatasetCatalog[name]
     origin = getattr(function, "__module__", None)
-    if origin in _READERS:
-        records = _READERS[origin](name, metadata.json_file, metadata.image_root)
-    elif origin == register_pascal_voc.__module__:
-        records = voc_records(metadata.dirname, metadata.split, metadata.thing_classes)
+    if origin == register_pascal_voc.__module__:
+        found = voc_records(metadata.dirname, metadata.split)
+        return indexed(found, metadata.thing_classes, metadata.dirname)
+    if origin == register_coco_instances.__module__:
+        found = coco_records(metadata.json_file, metadata.image_root)
+        metadata.thing_classes = list(found.names.values())
+        metadata.thing_dataset_id_to_contiguous_id = {x: i for i, x in enumerate(found.names)}
+    elif origin == register_lvis_instances.__module__:
+        found = lvis_records(name, metadata.json_file, metadata.image_root)
+        metadata.set(**get_lvis_instances_meta(name))
     else:
-        records = list(function())
-    if not records:
-        raise DataError(f"data set '{name}' has no images")
-    return [{"image_id": i, "annotations": [], **record} for i, record in enumerate(records)]
+        return Annotations(list(function()), {}, Counter())
+    return indexed(found, metadata.thing_classes, metadata.json_file)
 
 
-def _number_of_classes(name: str, num_classes: int | None) -> int | None:
+def indexed(found: Annotations, classes: Sequence[str], source: object) -> Annotations:
+    """Replace category ids by the numbers of the model's classes, in place.
+
+    Args:
+        found: of a reader.
+        classes: class names of the model, in their order.
+        source: named in errors.
+
+    Raises:
+        DataError: if an object has another class.
+    """
+    numbers = {name: index for index, name in enumerate(classes)}
+    by_id = {category: numbers.get(name) for category, name in found.names.items()}
+    for record in found.records:
+        for index, annotation in enumerate(record["annotations"]):
+            category = annotation["category_id"]
+            number = annotation["category_id"] = by_id[category]
+            if number is None:
+                raise DataError(
+                    f"{source}: object {index} of {record['file_name']} has the class "
+                    f"{found.names[category]!r}, expected one of {list(classes)}"
+                )
+    return found
+
+
+def _number_of_classes(name: str, num_classes: int | None) -> float:
     """Return the number of categories of a data set, which must be that of the model."""
     classes = MetadataCatalog.get(name).get("thing_classes")
     number = num_classes if classes is None else len(classes)
@@ -123,53 +166,60 @@ def _number_of_classes(name: str, num_classes: int | None) -> int | None:
             f"data set '{name}' has {number} categories, and the model has num_classes="
             f"{num_classes}: set model.num_classes={number}, or choose another data set"
         )
-    return number
+    return math.inf if number is None else number
 
 
-def _usable(name: str, records: list[Record], num_classes: float) -> list[Record]:
-    """Return the images with their usable boxes and log one warning about what is missing.
+def usable(name: str, found: Annotations, num_classes: int | None = None) -> list[Record]:
+    """Return the images with their usable boxes, and log what they are and what is missing.
+
+    Args: as for `load_detection_dataset`.
 
     Raises:
-        DataError: if an image id is repeated, a category id or box mode is out of range, there are
-            boxes but none is usable, or no image file exists.
+        DataError: if there is no image, an image id is repeated, a category id or box mode is out
+            of range, there are boxes but none is usable, or no image file exists.
     """
-    ids, faults, usable, first = set(), Counter[str](), [], ""
-    for index, record in enumerate(records):
-        image = f"data set '{name}': image {index}, {record['file_name']}"
+    if not found.records:
+        raise DataError(f"data set '{name}' has no images")
+    bound = _number_of_classes(name, num_classes)
+    ids, faults, records, first = set(), Counter[str](), [], ""
+    for index, record in enumerate(found.records):
+        record = {"image_id": index, "annotations": [], **record}
         if record["image_id"] in ids:
+            image = f"data set '{name}': image {index}, {record['file_name']}"
             raise DataError(f"{image} has image_id={record['image_id']!r}, which another has too")
         ids.add(record["image_id"])
         kept = []
         for place, annotation in enumerate(record["annotations"]):
-            what = f"{image}: annotations[{place}]"
-            _check_annotation(what, annotation, num_classes)
             box = four_numbers(annotation["bbox"])
-            fault = _fault(box, annotation["bbox_mode"], record)
-            faults[fault] += 1
+            fault = _fault(annotation, bound) or _flaw(box, annotation["bbox_mode"], record)
             if not fault:
                 kept.append({**annotation, "bbox": box})
-            first = first or (what if fault else "")
-        usable.append({**record, "annotations": kept})
-    total, dropped = faults.total(), faults.total() - faults.pop("", 0)
-    if dropped:
-        kinds = ", ".join(f"{count} {fault}" for fault, count in faults.items())
-        message = f"{dropped} of {total} boxes of data set '{name}' are unusable: {kinds}"
-        if dropped == total:
-            raise DataError(f"{message}; the first is {first}")
-        logging.getLogger(__name__).warning(f"{message}. They are dropped; the first is {first}")
+                continue
+            what = f"data set '{name}': image {index}, {record['file_name']}: annotations[{place}]"
+            if "expected" in fault:
+                raise DataError(f"{what} has {fault}")
+            faults[fault] += 1
+            first = first or what
+        records.append({**record, "annotations": kept})
+    _report(name, records, faults, first)
+    for doubt, count in found.doubts.items():
+        logger.warning("data set '%s': %d %s", name, count, doubt)
+    _box_counts[name] = [len(record["annotations"]) for record in records]
     _check_files(name, [record["file_name"] for record in records])
-    return usable
+    return records
 
 
-def _check_annotation(what: str, annotation: Record, num_classes: float) -> None:
+def _fault(annotation: Record, num_classes: float) -> str:
+    """Describe a category or a box mode that is out of range; empty if they are right."""
     category, mode = annotation.get("category_id"), annotation.get("bbox_mode")
     if category is None or not 0 <= category < num_classes:
-        raise DataError(f"{what} has category_id={category!r}, expected 0 to {num_classes - 1}")
+        return f"category_id={category!r}, expected 0 to {num_classes - 1}"
     if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
-        raise DataError(f"{what} has bbox_mode={mode!r}, expected BoxMode.XYXY_ABS or XYWH_ABS")
+        return f"bbox_mode={mode!r}, expected BoxMode.XYXY_ABS or XYWH_ABS"
+    return ""
 
 
-def _fault(box: Sequence[float], mode: BoxMode, record: Record) -> str:
+def _flaw(box: Sequence[float], mode: BoxMode, record: Record) -> str:
     """Describe why a box cannot be trained on; empty for a usable box."""
     left, top, right, bottom = box
     if math.isnan(left):
@@ -183,6 +233,60 @@ def _fault(box: Sequence[float], mode: BoxMode, record: Record) -> str:
     return "outside the image" if min(visible_width, visible_height) < LEAST_SIDE else ""
 
 
+def _report(name: str, records: Sequence[Record], faults: Counter[str], first: str) -> None:
+    """Log the size of a data set, and count boxes that are unusable or not trained on."""
+    boxes = [x for record in records for x in record["annotations"]]
+    crowds = sum(1 for x in boxes if x.get("iscrowd"))
+    dropped, total = faults.total(), faults.total() + len(boxes)
+    logger.info("data set '%s': %d images, %d boxes", name, len(records), len(boxes))
+    kinds = ", ".join(f"{count} {fault}" for fault, count in faults.items())
+    if total and dropped + crowds == total:
+        kinds += f"{', ' * bool(kinds)}{crowds} crowds (iscrowd or ignore)" if crowds else ""
+        where = f"; the first is {first}" if first else ""
+        raise DataError(
+            f"{total} of {total} boxes of data set '{name}' are unusable: {kinds}{where}"
+        )
+    if dropped:
+        logger.warning(
+            f"{dropped} of {total} boxes of data set '{name}' are unusable: {kinds}. They are "
+            f"dropped; the first is {first}"
+        )
+    if crowds:
+        logger.warning(
+            f"{crowds} of {total} boxes of data set '{name}' are crowds (iscrowd or ignore), which "
+            "are not trained on"
+        )
+    classes = MetadataCatalog.get(name).get("thing_classes") or []
+    seen = {x["category_id"] for x in boxes}
+    if boxes and (without := [x for i, x in enumerate(classes) if i not in seen]):
+        shown = ", ".join(map(repr, without[:SHOWN])) + ", ..." * (len(without) > SHOWN)
+        logger.warning(
+            f"{len(without)} of {len(classes)} classes have no box in data set '{name}': {shown}"
+        )
+
+
+_box_counts: dict[str, list[int]] = {}  # of the images of each data set that was loaded
+
+
+def check_limits(dataset: Mapping[str, Any], limits: Mapping[str, int | None]) -> None:
+    """Warn of images with more boxes than the model can find.
+
+    Args:
+        dataset: node of a config, with the `names` of data sets that were loaded.
+        limits: numbers of boxes by the config keys that set them.
+    """
+    names = dataset.get("names", [])
+    for name in [names] if isinstance(names, str) else names:
+        counts = _box_counts.get(name, [])
+        for key, limit in limits.items():
+            if limit is not None and (above := [count for count in counts if count > limit]):
+                logger.warning(
+                    f"{len(above)} of {len(counts)} images of data set '{name}' have more boxes "
+                    f"than {key}={limit}, up to {max(above)}, and the model finds no more than "
+                    "that in an image"
+                )
+
+
 def _check_files(name: str, files: Sequence[str]) -> None:
     """Warn of missing image files; fail if all are missing, which means a wrong folder."""
     missing = [file for file in files if "://" not in file and not os.path.isfile(file)]
@@ -193,7 +297,7 @@ def _check_files(name: str, files: Sequence[str]) -> None:
         )
         if len(missing) == len(files):
             raise DataError(message)
-        logging.getLogger(__name__).warning(message)
+        logger.warning(message)
 
 
 def metadata_of(cfg: DictConfig) -> Metadata:
@@ -203,7 +307,11 @@ def metadata_of(cfg: DictConfig) -> Metadata:
     """
     dataset = OmegaConf.select(cfg, "dataloader.test.dataset", default={})
     if "classes" in dataset:
-        return Metadata(thing_classes=list(dataset.classes))
+        ids = dataset.get("category_ids") or range(len(dataset.classes))
+        numbers = {category: index for index, category in enumerate(ids)}
+        return Metadata(
+            thing_classes=list(dataset.classes), thing_dataset_id_to_contiguous_id=numbers
+        )
     names = dataset.get("names", [])
     names = [names] if isinstance(names, str) else names
     return MetadataCatalog.get(names[0]) if names else Metadata()

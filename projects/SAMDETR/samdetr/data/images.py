@@ -21,6 +21,20 @@ from torch.nn import functional as F
 
 from ..errors import ImageError
 
+# Files that are picked from folders; a file that is named itself may have any suffix.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+def image_size(file_name: str | os.PathLike[str]) -> tuple[int, int]:
+    """Read width and height of an upright image from the head of its file.
+
+    Raises:
+        ImageError: if the file is missing or no image; names it.
+    """
+    with _naming(str(file_name)), Image.open(file_name) as image:
+        turned = image.getexif().get(0x0112, 1) > 4  # its orientation
+        return image.size[::-1] if turned else image.size
+
 
 def read_image(
     file_name: str, image_format: str = "RGB", size: Sequence[int] = (), white: float | None = None
@@ -107,7 +121,7 @@ def _naming(image: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Pillow raises errors of many types for damaged files
-        reason = os.strerror(error.errno) if getattr(error, "errno", None) else str(error)
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
         reason = " ".join(reason.split()) or repr(error)
         raise ImageError(f"cannot read image {image}: {reason}") from error
 
@@ -131,7 +145,7 @@ class ResizeTransform(T.ResizeTransform):
 def _maps(image: np.ndarray) -> Tensor:
     """Return an image as a (C, H, W) tensor; it may be read-only or have negative strides."""
     flipped = [axis for axis, stride in enumerate(image.strides) if stride < 0]
-    pixels = torch.from_numpy(np.require(np.flip(image, flipped), requirements="W"))
+    pixels = torch.from_numpy(np.require(np.flip(image, tuple(flipped)), requirements="W"))
     if flipped:
         pixels = pixels.flip(flipped)  # 30 times as fast as a copy by NumPy
     return pixels.permute(2, 0, 1)

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import DataError, ImageError
 from ..randomness import seeded
+from .annotations import Record
 from .images import warn_of_dark_images
-from .readers import Record
 
 Place = tuple[int, int]
 """Position of an image in the endless order, and its index in the data set."""

@@ -6,59 +6,57 @@ saves is enough to resume and to evaluate it.
 
 from __future__ import annotations
 
-import os
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 
 from ..errors import DataError
-from .datasets import load_detection_dataset
-from .readers import Record, read_coco, read_voc, voc_records
+from .annotations import Annotations, Record, folder_records, voc_records, yolo_records
+from .coco import coco_records
+from .datasets import indexed, listed, usable
+
+
+class Source:
+    """Files of a data set, in one of the formats."""
+
+    def read(self) -> Annotations:
+        """Read the annotations. Raises DataError, which names the file and the entry."""
+        raise NotImplementedError
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Detectron2's metadata by which its evaluators find the files."""
+        return {}
 
 
 @dataclass(frozen=True)
-class CocoFiles:
+class CocoFiles(Source):
     """Annotations in COCO's format and their images.
 
     Args:
-        json_file: the annotations. Category ids may be any integers; sorted, they give the order of
-            the model's classes. A test set may lack `annotations`.
+        json_file: the annotations. Sorted, the category ids give the order of the model's classes.
+            A test set may lack `annotations`.
         image_root: folder that the file names of images are relative to.
     """
 
     json_file: str
     image_root: str
 
-    def class_names(self, known: Sequence[str] | None = None) -> list[str]:
-        """Read the class names, in the order of the model's classes.
+    def read(self) -> Annotations:
+        return coco_records(self.json_file, self.image_root)
 
-        Args:
-            known: classes of the training set, which must be the same.
-
-        Raises:
-            DataError: names the file and the entry.
-        """
-        if "://" not in self.image_root and not os.path.isdir(self.image_root):
-            raise DataError(f"{self.image_root}, the images of {self.json_file}, is not a folder")
-        categories = sorted(read_coco(self.json_file)["categories"], key=lambda x: x["id"])
-        classes = [str(category["name"]) for category in categories]
-        if known is not None and classes != list(known):
-            raise DataError(
-                f"{self.json_file}: the categories, ordered by id, are {classes}, and those of the "
-                f"training data are {list(known)}"
-            )
-        return classes
-
-    def register(self, name: str, classes: Sequence[str]) -> None:
-        """Register with Detectron2's catalogs, without reading anything."""
-        register_coco_instances(name, {}, self.json_file, self.image_root)
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return {"json_file": self.json_file, "image_root": self.image_root}
 
 
 @dataclass(frozen=True)
-class VocFolder:
-    """A folder in Pascal VOC's layout.
+class VocFolder(Source):
+    """A folder in Pascal VOC's layout; its metric is that of VOC 2007.
 
     Args:
         folder: contains Annotations/*.xml, JPEGImages/*.jpg and ImageSets/Main/.
@@ -68,74 +66,112 @@ class VocFolder:
     folder: str
     split: str
 
-    def class_names(self, known: Sequence[str] | None = None) -> list[str]:
-        """Read the names of the objects' classes, in alphabetical order, or check `known`.
+    def read(self) -> Annotations:
+        return voc_records(self.folder, self.split)
 
-        Args:
-            known: classes of the training set; not all of them need to occur.
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return {"dirname": self.folder, "split": self.split, "year": 2007}
 
-        Raises:
-            DataError: names the file and the object.
-        """
-        records = read_voc(self.folder, self.split)
-        names = {entry["name"] for record in records for entry in record["annotations"]}
-        if known is None and not names:
-            raise DataError(f"split {self.split} of {self.folder} has no object")
-        if known is not None and (others := names - set(known)):
-            raise DataError(
-                f"split {self.split} of {self.folder} has the classes {sorted(others)}, and those "
-                f"of the training data are {list(known)}"
-            )
-        return sorted(names) if known is None else list(known)
 
-    def register(self, name: str, classes: Sequence[str]) -> None:
-        """Register with Detectron2's catalogs, with VOC 2007's metric."""
-        DatasetCatalog.register(name, lambda: voc_records(self.folder, self.split, classes))
-        MetadataCatalog.get(name).set(
-            thing_classes=list(classes), dirname=self.folder, split=self.split, year=2007
-        )
+@dataclass(frozen=True)
+class YoloFiles(Source):
+    """A part of a YOLO data set.
+
+    Args:
+        data_file: its `data.yaml`.
+        part: the key of the part in that file, such as `train`.
+    """
+
+    data_file: str
+    part: str
+
+    def read(self) -> Annotations:
+        return yolo_records(self.data_file, self.part)
+
+
+@dataclass(frozen=True)
+class ImageFolder(Source):
+    """An image folder of Hugging Face, with `metadata.jsonl`."""
+
+    folder: str
+
+    def read(self) -> Annotations:
+        return folder_records(self.folder)
+
+
+def read_sources(sources: Sequence[Source]) -> Annotations:
+    """Read one or several sources as one; classes are joined by their names.
+
+    Images and categories keep their ids where no two sources contradict each other, and are
+    numbered from 1 otherwise.
+    """
+    parts = [source.read() for source in sources]
+    if len(parts) == 1:
+        return parts[0]
+    pairs = dict.fromkeys(pair for part in parts for pair in part.names.items())
+    names = list(dict.fromkeys(name for _, name in pairs))
+    unique = len(pairs) == len(names) == len(dict(pairs.keys()))
+    ids = {name: category for category, name in pairs} if unique else {}
+    ids = ids or {name: index for index, name in enumerate(names, 1)}
+    for part in parts:
+        for annotation in itertools.chain.from_iterable(x["annotations"] for x in part.records):
+            annotation["category_id"] = ids[part.names[annotation["category_id"]]]
+    records = [record for part in parts for record in part.records]
+    if len({record["image_id"] for record in records}) < len(records):
+        records = [{**record, "image_id": number} for number, record in enumerate(records, 1)]
+    doubts = sum((part.doubts for part in parts), Counter[str]())
+    return Annotations(records, {ids[name]: name for name in names}, doubts)
 
 
 def load_own_dataset(
     names: str,
-    source: CocoFiles | VocFolder,
+    source: Source | Sequence[Source],
     classes: Sequence[str],
     filter_empty: bool = False,
     num_classes: int | None = None,
+    category_ids: Sequence[Any] | None = None,
 ) -> list[Record]:
     """Register a data set with Detectron2 and load it as `load_detection_dataset` does.
 
     Args:
         names: one name, under which it replaces what this function registered before.
-        source: files of the data set.
-        classes: class names that `source` must have, in this order.
+        source: files of the data set; several are joined by the names of their classes.
+        classes: class names of the model, in their order.
+        category_ids: the data set's own id of each class, by which results name it; by default
+            0, 1, 2, ...
         filter_empty, num_classes: as for `load_detection_dataset`.
 
     Raises:
-        DataError: as `load_detection_dataset`, and if `names` belongs to another data set or the
-            classes of the source have changed.
+        DataError: as `load_detection_dataset`, and if `names` belongs to another data set or an
+            object has another class.
     """
-    _register(names, source, tuple(classes))
-    records = load_detection_dataset(names, filter_empty, num_classes)
-    found = MetadataCatalog.get(names).thing_classes
-    if found != list(classes):
-        raise DataError(
-            f"data set '{names}' has the classes {found}, and the config has {list(classes)}: the "
-            "annotations have changed since it was written"
-        )
-    return records
+    sources = (source,) if isinstance(source, Source) else tuple(source)
+    ids = tuple(range(len(classes)) if category_ids is None else category_ids)
+    _register(names, sources, tuple(classes), ids)
+    found = indexed(read_sources(sources), classes, f"data set '{names}'")
+    records = usable(names, found, num_classes)
+    return listed(records, filter_empty, classes, names)
 
 
-_registered: dict[str, tuple[CocoFiles | VocFolder, tuple[str, ...]]] = {}
+_registered: dict[str, tuple[Any, ...]] = {}
 
 
-def _register(name: str, source: CocoFiles | VocFolder, classes: tuple[str, ...]) -> None:
+def _register(
+    name: str, sources: tuple[Source, ...], classes: tuple[str, ...], ids: tuple[Any, ...]
+) -> None:
     if name in DatasetCatalog:
-        if _registered.get(name) == (source, classes):
+        if _registered.get(name) == (sources, classes, ids):
             return
         if name not in _registered:
             raise DataError(f"names={name!r} is already registered: choose another name")
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    source.register(name, classes)
-    _registered[name] = source, classes
+    # Evaluators call the function, or read the files themselves where there is one of theirs.
+    DatasetCatalog.register(name, lambda: indexed(read_sources(sources), classes, name).records)
+    MetadataCatalog.get(name).set(
+        thing_classes=list(classes),
+        thing_dataset_id_to_contiguous_id={x: i for i, x in enumerate(ids)},
+        **(sources[0].metadata if len(sources) == 1 else {}),
+    )
+    _registered[name] = sources, classes, ids

@@ -32,7 +32,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import Checkpointer, InitialCheckpointer
-from ..data import DataError
+from ..data import DataError, datasets
 from ..data.loader import outlive_signals
 from ..errors import CheckpointError, ConfigError, MissingCheckpointError
 from ..randomness import seed_all, use_deterministic_algorithms
@@ -88,9 +88,11 @@ def evaluate(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
     """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the output folder.
 
     Raises:
-        ConfigError: if there is no checkpoint to evaluate.
+        ConfigError: if there is no checkpoint to evaluate, or no data to evaluate it on.
         CheckpointError: if the checkpoint does not fit the model.
     """
+    if cfg.dataloader.evaluator is None:
+        raise ConfigError("there is no data to evaluate on: --val-json FILE --val-images DIR")
     model = build_model(cfg)
     evaluation = Evaluation(cfg, model)
     checkpointer = Checkpointer(model, cfg.train.output_dir)
@@ -134,7 +136,8 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         metrics_period=cfg.train.log_period,
         skip_nonfinite=cfg.train.get("skip_nonfinite", 0),  # not in configs of older runs
     )
-    evaluation = Evaluation(cfg, model)  # reads data, so that other errors come first
+    # Reads data, so that other errors come first.
+    evaluation = Evaluation(cfg, model) if cfg.dataloader.evaluator else None
     checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
     with StopRequest() as stop:
         seed = Seed(cfg.train.seed)
@@ -142,9 +145,10 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         start_iter = resume_or_load(trainer, cfg, checkpointer, resume)
         cfg.train.seed = seed.seed  # that of the checkpoint, if there is one
         trainer.reset_data_loader(lambda: train_loader(cfg, start_iter))
+        check_limits(cfg, model)
         with explained(checkpointer):
             trainer.train(start_iter, cfg.train.max_iter)
-    return evaluation.results
+    return evaluation.results if evaluation else {}
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -236,18 +240,31 @@ def compile_parts(model: nn.Module, names: Sequence[str], **options: Any) -> Non
         part.compile(dynamic=True, **options)
 
 
+def check_limits(cfg: DictConfig, model: nn.Module) -> None:
+    """Warn of images with more boxes than the model has queries, or than it returns."""
+    queries = {"model.num_queries": cfg.model.get("num_queries")}
+    returned = {"model.detections_per_image": getattr(model, "detections_per_image", None)}
+    datasets.check_limits(cfg.dataloader.train.get("dataset", {}), queries)
+    if cfg.dataloader.evaluator:
+        datasets.check_limits(cfg.dataloader.test.get("dataset", {}), queries | returned)
+
+
 def make_hooks(
-    cfg: DictConfig, checkpointer: Checkpointer, evaluation: Evaluation, stop: StopRequest
+    cfg: DictConfig, checkpointer: Checkpointer, evaluation: Evaluation | None, stop: StopRequest
 ) -> list[hooks.HookBase]:
     """Return the hooks of a training: schedule, checkpoints, evaluation and metrics, in order."""
     settings = cfg.train
-    weights = WeightsCheckpointer(checkpointer.model, settings.output_dir)
-    best = BestCheckpointer(settings.eval_period, weights, settings.best_metric)
-    after_saving = [
-        hooks.EvalHook(settings.eval_period, evaluation),
-        *([best] if comm.is_main_process() else []),
-        MetricsWriter(settings.output_dir, settings.log_period),
-    ]
+    after_saving: list[hooks.HookBase] = []
+    if evaluation:
+        weights = WeightsCheckpointer(checkpointer.model, settings.output_dir)
+        best = BestCheckpointer(settings.eval_period, weights, settings.best_metric)
+        after_saving = [hooks.EvalHook(settings.eval_period, evaluation)]
+        after_saving += [best] * comm.is_main_process()
+    else:
+        logging.getLogger(__name__).warning(
+            "There is no data to evaluate on: the result is model_final.pth"
+        )
+    after_saving.append(MetricsWriter(settings.output_dir, settings.log_period))
     return [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=build(cfg.lr_multiplier, "lr_multiplier")),

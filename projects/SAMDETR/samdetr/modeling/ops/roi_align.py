@@ -180,12 +180,12 @@ def bin_weights(
     """Weights (B, N, R, H) of the rows and (B, N, R, W) of the columns of a map in each bin."""
     rois = at_least_float32(to_cells(boxes, level))
     height, width = level.size
-    bottom, right = height, width
+    ends: tuple[Tensor | int, ...] = width, height
     if unpadded:
-        right, bottom = level.extent[:, None, None, None].unbind(-1)  # (B, 1, 1, 1) each
+        ends = level.extent[:, None, None, None].unbind(-1)  # (B, 1, 1, 1) each
     return (
-        axis_weights(rois[..., 1], rois[..., 3], height, size, bottom),
-        axis_weights(rois[..., 0], rois[..., 2], width, size, right),
+        axis_weights(rois[..., 1], rois[..., 3], height, size, ends[1]),
+        axis_weights(rois[..., 0], rois[..., 2], width, size, ends[0]),
     )
 
 
