@@ -94,8 +94,8 @@ def _read(name: str) -> Annotations:
     """Read a registered data set; category ids become the numbers of the model's classes.
 
     Data sets that were registered with Detectron2's functions for COCO, LVIS and Pascal VOC are
-    read by `samdetr.data.coco` and `samdetr.data.annotations`, others by the function that they were
-    registered with.
+    read by `samdetr.data.coco` and `samdetr.data.annotations`, others by the function under their
+    name.
 
     Raises:
         DataError: if the data set is not registered or cannot be read.
