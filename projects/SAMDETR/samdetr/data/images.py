@@ -32,8 +32,10 @@ def image_size(file_name: str | os.PathLike[str]) -> tuple[int, int]:
         ImageError: if the file is missing or no image; names it.
     """
     with _naming(str(file_name)), Image.open(file_name) as image:
-        turned = image.getexif().get(0x0112, 1) > 4  # its orientation
-        return image.size[::-1] if turned else image.size
+        orientation = 1
+        with suppress(Exception):  # a damaged EXIF block
+            orientation = image.getexif().get(0x0112, 1)
+        return image.size[::-1] if orientation > 4 else image.size
 
 
 def read_image(
