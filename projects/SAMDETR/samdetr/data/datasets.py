@@ -43,9 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_detection_dataset(
-    names: str | Sequence[str],
-    filter_empty: bool = False,
-    num_classes: int | None = None,
+    names: str | Sequence[str], filter_empty: bool = False, num_classes: int | None = None
 ) -> list[Record]:
     """Load one or several registered data sets as one list of Detectron2's dicts.
 
@@ -64,29 +62,12 @@ def load_detection_dataset(
         raise DataError("names is empty: expected at least one registered data set")
     records: list[Record] = []
     for name in names:
-        records += usable(name, _read(name), num_classes)
-    if classes := MetadataCatalog.get(names[0]).get("thing_classes"):
+        records += usable(name, _read(name), filter_empty, num_classes)
+    if MetadataCatalog.get(names[0]).get("thing_classes"):
         try:
             check_metadata_consistency("thing_classes", names)
         except ValueError as error:
             raise DataError(f"data sets {names} differ in their classes: {error}") from error
-    return listed(records, filter_empty, classes, names)
-
-
-def listed(
-    records: list[Record], filter_empty: bool, classes: Sequence[str] | None, names: object
-) -> list[Record]:
-    """Leave out empty images if asked to, and log Detectron2's table of boxes per class.
-
-    Raises:
-        DataError: if no image is left.
-    """
-    if filter_empty:
-        records = filter_images_with_only_crowd_annotations(records)
-        if not records:
-            raise DataError(f"no image of {names} has an object, and filter_empty leaves them out")
-    if classes:
-        print_instances_class_histogram(records, list(classes))
     return records
 
 
@@ -169,7 +150,9 @@ def _number_of_classes(name: str, num_classes: int | None) -> float:
     return math.inf if number is None else number
 
 
-def usable(name: str, found: Annotations, num_classes: int | None = None) -> list[Record]:
+def usable(
+    name: str, found: Annotations, filter_empty: bool, num_classes: int | None
+) -> list[Record]:
     """Return the images with their usable boxes, and log what they are and what is missing.
 
     Args: as for `load_detection_dataset`.
@@ -206,6 +189,10 @@ def usable(name: str, found: Annotations, num_classes: int | None = None) -> lis
         logger.warning("data set '%s': %d %s", name, count, doubt)
     _box_counts[name] = [len(record["annotations"]) for record in records]
     _check_files(name, [record["file_name"] for record in records])
+    if filter_empty:
+        records = filter_images_with_only_crowd_annotations(records)
+    if classes := MetadataCatalog.get(name).get("thing_classes"):
+        print_instances_class_histogram(records, classes)
     return records
 
 

@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..errors import DataError
 from .annotations import Annotations, Record, folder_records, voc_records, yolo_records
 from .coco import coco_records
-from .datasets import indexed, listed, usable
+from .datasets import indexed, usable
 
 
 class Source:
@@ -150,8 +150,7 @@ def load_own_dataset(
     ids = tuple(range(len(classes)) if category_ids is None else category_ids)
     _register(names, sources, tuple(classes), ids)
     found = indexed(read_sources(sources), classes, f"data set '{names}'")
-    records = usable(names, found, num_classes)
-    return listed(records, filter_empty, classes, names)
+    return usable(names, found, filter_empty, num_classes)
 
 
 _registered: dict[str, tuple[Any, ...]] = {}
