@@ -41,8 +41,8 @@ lint: env
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 
-weight: env
-	@$(python) tools/weight.py
+weight:
+	@python3 tools/weight.py
 
 env: $(ready)
 
