@@ -170,6 +170,15 @@ def make_config(variant: str = "sam_detr", **overrides):
     return model
 
 
+def shallow_with_two_levels(model):
+    """The model config of a mini SAM-DETR++ without its coarsest level, with one decoder layer."""
+    model.backbone.out_features = ["res3", "res4"]
+    del model.neck.in_channels["res5"]
+    model.encoder.layer.attention.num_levels = 2
+    model.decoder.levels = [1]
+    return model
+
+
 def make_model(variant: str = "sam_detr", **overrides) -> nn.Module:
     """The model of `make_config`."""
     return instantiate(make_config(variant, **overrides))

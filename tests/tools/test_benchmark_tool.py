@@ -11,6 +11,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "configs/mini/sam_detr_smca.py"
 DETR = ROOT / "configs/mini/detr.py"
+SHALLOW = "model.decoder.levels=[0]"
 SMALL = ["--size", "32x48", "--repeat", "2", "--warmup", "0"]
 
 
@@ -38,6 +39,7 @@ def check_schema(figures, names):
 def test_step_in_bfloat16_with_memory_and_profile(main, tmp_path, capsys):
     out = tmp_path / "out.json"
     arguments = ["--config-file", str(MINI), "model.num_queries=12", *SMALL, "--mode", "step"]
+    arguments += [SHALLOW]
     arguments += ["--dtype", "bfloat16", "--batch", "2", "--memory", "--profile"]
     main([*arguments, "--json", str(out)])
     figures = json.loads(out.read_text())
@@ -57,7 +59,7 @@ def test_step_in_bfloat16_with_memory_and_profile(main, tmp_path, capsys):
 def test_scale_measures_every_point_of_the_axes(main, tmp_path, capsys):
     out = tmp_path / "out.json"
     arguments = ["--config-file", str(DETR), "--mode", "step", "--size", "32x48", "--repeat", "1"]
-    arguments += ["--warmup", "0", "--against", "test_benchmark_tool:same"]
+    arguments += ["--warmup", "0", "--against", "test_benchmark_tool:same", SHALLOW]
     main([*arguments, "--scale", "batch", "boxes", "--json", str(out)])
     scale = json.loads(out.read_text())["scale"]
     assert [x["name"] for x in scale[0]["results"]] == ["mini/detr", "test_benchmark_tool:same"]
