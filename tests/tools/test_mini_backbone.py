@@ -93,13 +93,13 @@ def test_the_script_learns_from_scratch_and_writes_a_file_that_loads(tmp_path, m
     file = tmp_path / "backbone.pth"
     # Larger digits on smaller crops are learnt within seconds.
     pretrain_mini_backbone.main(
-        [f"--output={file}", "--crops=1600", "--held-out=300", "--epochs=3", "--batch-size=16"]
-        + ["--learning-rate=2e-3", "--size=40", "--min-height=26", "--max-height=32"]
+        [f"--output={file}", "--crops=700", "--held-out=200", "--epochs=4", "--batch-size=8"]
+        + ["--learning-rate=1e-3", "--size=40", "--min-height=26", "--max-height=32"]
     )
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 4 and printed[-1].startswith(f"{file}: held-out accuracy")
+    assert len(printed) == 5 and printed[-1].startswith(f"{file}: held-out accuracy")
     percents = [float(word.rstrip("%")) for word in printed[-1].split() if word.endswith("%")]
-    assert min(percents) > 30  # chance is 10
+    assert min(percents) > 20  # chance is 10, the standard error 2
 
     detector = Holder(out_features=LEVELS)
     DetectionCheckpointer(detector).load(str(file))
