@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,19 @@ def test_bad_input_is_one_sentence(script, arguments, words, inputs, tmp_path, m
     assert code == 2 and "Traceback" not in shown, shown
     (sentence,) = [x for x in shown.splitlines() if x.startswith(f"{Path(script).name}: ")]
     assert placed(words) in sentence
+
+
+@pytest.mark.parametrize("script", CASES)
+def test_help_ends_quietly_when_nobody_reads_it(script, monkeypatch, capsys):
+    if script == "tools/onnx_demo.py":
+        pytest.importorskip("onnxruntime")
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert run_script(script, "--help") == 0
+    stream.close()  # raises BrokenPipeError if the text has not been given up
+    assert capsys.readouterr().err == ""
 
 
 def test_every_command_has_a_case():

@@ -62,7 +62,7 @@ READ = {
     "train.clip_grad": ["max_norm", "norm_type"],
     "dataloader": ["train", "test", "evaluator"],
 }
-OVERRIDE = re.compile(rf"[+~]*({'|'.join(SECTIONS)})(\.\w+)+=")
+OVERRIDE = re.compile(rf"[+~]*({'|'.join(SECTIONS)})(\.\w+)*=")
 # The types that may replace a value of the config. bool is first: it is a subclass of int.
 KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (bool, (bool,), "true or false"),
@@ -97,9 +97,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     # Detectron2's `opts` takes all that follows the first override, options included.
     while options := [i for i, word in enumerate(args.opts) if word.startswith("-")]:
         overrides += args.opts[: options[0]]
-        rest = [word for word in args.opts[options[0] :] if word != "--"]
-        args.opts = []
-        args = parser.parse_args(rest, args)
+        words, args.opts = args.opts[options[0] :], []
+        args = parser.parse_args(words, args)
     args.opts = overrides + args.opts
     return args
 
@@ -111,7 +110,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     words: list[str] = []
     overrides: list[str] = []
-    for before, word in pairwise(["", *arguments]):
+    for before, word in pairwise(["", *(x for x in arguments if x != "--")]):
         is_override = OVERRIDE.match(word) and not before.startswith("-")
         (overrides if is_override else words).append(word)
     return words, overrides
@@ -236,13 +235,14 @@ def unread_keys(cfg: DictConfig) -> dict[str, str]:
 
     A key that another one refers to, as `${train.note}`, is read.
     """
-    used, unread, known = _references(cfg), [], []
+    used, unread = _references(cfg), []
+    known = [f"{group}.{name}" for group, names in READ.items() for name in names]
     for key, _ in _items(OmegaConf.to_container(cfg)):
         group, _, name = key.rpartition(".")
-        unread += [key] if group in READ and name not in {*READ[group], *used} else []
-        known += [key] if key.startswith(tuple(READ)) else []
-    known = [key for key in known if not f"{key}.".startswith(tuple(f"{x}." for x in unread))]
-    known += [f"{group}.{name}" for group, names in READ.items() for name in names]
+        if group in READ and key not in known and name not in used:
+            unread.append(key)
+        elif not key.startswith(tuple(f"{x}." for x in unread)):
+            known.append(key)
     return {key: _nearest(key, known) for key in unread}
 
 

@@ -80,7 +80,7 @@ class Trainer(SimpleTrainer):
             raise ConfigError(f"train.skip_nonfinite is {skip_nonfinite}, must be 0 or more")
         device = next(model.parameters()).device
         self.device_type = device.type
-        self.amp_enabled, self.amp_dtype = self._precision(**amp)
+        self.amp_enabled, self.amp_dtype = self._precision(amp["enabled"], amp["dtype"])
         self.clip_grad = clip_grad
         # Only float16 needs a scaled loss: bfloat16 has the range of float32.
         scaled = self.amp_enabled and self.amp_dtype is torch.float16
