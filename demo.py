@@ -104,6 +104,7 @@ def argument_parser() -> argparse.ArgumentParser:
     model("--checkpoint", metavar="FILE", help="file or URL (default: the package's)")
     model("--device", help="such as cpu (default: a GPU if there is one)")
     model("--threshold", type=float, default=0.5, help="lowest score (default: 0.5)")
+    model("--dtype", default="float32", help="float16, bfloat16 or float64 (default: float32)")
     model("--batch-size", type=int, default=1, help="images per forward pass (default: 1)")
     add_trust_option(parser)
     model("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config")
@@ -307,6 +308,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.batch_size,
         options.opts,
         options.trusted_config,
+        options.dtype,
     )
     run = Run(predictor, plan)
     try:

@@ -206,6 +206,7 @@ def test_a_missing_camera_and_a_missing_screen_are_errors(monkeypatch, capsys):
         (["--input", "in/a.png", "--output", "a.mp4"], "a.mp4 must be a folder"),
         (["--input", "in", "--output", "in"], "in/a.png would be overwritten"),
         (["--input", "in", "twin/a.png"], "a.png would be overwritten"),
+        (["--input", "in", "--dtype", "int8"], "dtype is int8, expected one of float32"),
         (["--input", "file.mp4"], "OpenCV reads no video in file.mp4"),
         (["--input", "in", "--annotations", "file"], "file cannot be read as COCO annotations"),
         (["--input", "in", "--annotations", "c.json"], "c.json has 0 images named b.png"),

@@ -80,6 +80,13 @@ def test_a_backbone_that_needs_squares_is_refused(monkeypatch):
         INPUTS["inside"](model)
 
 
+def test_a_model_in_16_or_64_bits_is_refused(tmp_path):
+    for dtype in ("bfloat16", "float64"):
+        model = make_model().to(getattr(torch, dtype))
+        with pytest.raises(ExportError, match=f"model.dtype is {dtype}, must be float32"):
+            export_model(model, [tmp_path / "x.ts"])
+
+
 def test_the_graph_returns_the_detections_of_the_model():
     model = make_detector("sam_detr_smca")
     images = [random_image(x) for x in SIZES]

@@ -27,10 +27,13 @@ from .data.datasets import metadata_of
 from .data.images import IMAGE_SUFFIXES
 from .errors import ConfigError, InputError
 from .model_zoo import build
+from .modeling import SAMDETR
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = PathLike | Image.Image | np.ndarray
 """An image: a file, a PIL image or an array, (H, W, 3) uint8 RGB or (H, W) uint8 or uint16 grey."""
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
 class Prediction(NamedTuple):
@@ -57,14 +60,16 @@ class Predictor:
             which changes scores slightly, as in evaluation.
         overrides: `key=value`, for a config that is not loaded yet.
         trusted_config: allow a YAML config to call any function; a `.py` config always may.
+        dtype: of the weights, one of `DTYPES` or such a `torch.dtype`; others than float32 are for
+            models of class `SAMDETR`.
 
     Attributes:
         model: the detector, in evaluation mode.
         metadata: of the config's test set, with `thing_classes` where they are known.
 
     Raises:
-        ConfigError: if the config, an override, `threshold` or `batch_size` is invalid, or if the
-            package has no checkpoint for the config.
+        ConfigError: if the config, an override, `threshold`, `batch_size` or `dtype` is invalid,
+            or if the package has no checkpoint for the config.
         CheckpointError: if the checkpoint cannot be read or does not fit the model.
     """
 
@@ -77,11 +82,15 @@ class Predictor:
         batch_size: int = 1,
         overrides: Sequence[str] = (),
         trusted_config: bool = False,
+        dtype: str | torch.dtype = "float32",
     ):
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold is {threshold}, expected 0 to 1")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
+        name = str(dtype).removeprefix("torch.")
+        if name not in DTYPES:
+            raise ConfigError(f"dtype is {name}, expected one of {', '.join(DTYPES)}")
         cfg = config
         if not isinstance(cfg, DictConfig):
             cfg = model_zoo.load_any(cfg, overrides, trusted_config)
@@ -94,7 +103,10 @@ class Predictor:
         self._augmentations: T.AugmentationList = mapper.augmentations
         self._format: str = mapper.image_format
         self._white: float | None = getattr(mapper, "white", None)  # absent in Detectron2's own
-        self.model = build(cfg, os.fspath(checkpoint), device).eval()
+        model = build(cfg, os.fspath(checkpoint), device).eval()
+        if name != "float32" and not isinstance(model, SAMDETR):
+            raise ConfigError(f"dtype is {name}, but {type(model).__name__} needs float32")
+        self.model = model.to(getattr(torch, name))
 
     def __call__(
         self, images: Source | Iterable[Source]

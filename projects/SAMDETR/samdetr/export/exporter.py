@@ -220,9 +220,10 @@ def resized(size: tuple[int, int], resize: Mapping[str, int] | None) -> tuple[in
 def _check_model(model: nn.Module) -> SAMDETR:
     if not isinstance(model, SAMDETR):
         raise ExportError(f"the model is a {type(model).__name__}, must be a SAMDETR")
-    if model.inference_dtype != torch.float32:
-        name = str(model.inference_dtype).removeprefix("torch.")
-        raise ExportError(f"model.inference_dtype is {name}, must be float32 for an export")
+    for key in ("inference_dtype", "dtype"):
+        name = str(getattr(model, key)).removeprefix("torch.")
+        if name != "float32":
+            raise ExportError(f"model.{key} is {name}, must be float32 for an export")
     return model
 
 

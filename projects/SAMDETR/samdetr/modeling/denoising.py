@@ -92,7 +92,8 @@ class Denoising(nn.Module):
         boxes = self.noisy_boxes(targets.boxes.gather(1, index[..., None].expand(-1, -1, 4)))
         content = torch.cat([queries.content, self.labels(labels).to(queries.content)], dim=1)
         reference = torch.cat([queries.reference, boxes.logit(eps=1e-5)], dim=1)
-        mask = self.mask(known, num_groups, queries.content.shape[1])
+        # torch's attention misreads a float32 mask of float64 queries (2.14, on a CPU).
+        mask = self.mask(known, num_groups, queries.content.shape[1]).to(content.dtype)
         return Queries(content, reference, mask, known)
 
     def choose(self, targets: Targets) -> tuple[Tensor, int]:

@@ -114,6 +114,12 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Context manager that enables autocast to `dtype`; a no-op for float32 and float64."""
+    low = dtype.itemsize < torch.float32.itemsize
+    return torch.autocast(device.type, dtype) if low else nullcontext()
+
+
 def precision(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype for scores, sums and locations: `dtype`, but at least float32."""
     # torch.promote_types would count as an operator when tracing or profiling.

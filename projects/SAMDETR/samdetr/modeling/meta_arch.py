@@ -6,8 +6,7 @@ with different parts, which `configs/` puts together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 
 from ..structures import Predictions, Targets
 from .backbone import fold_frozen_norms
-from .decoder import Decoder
+from .decoder import Decoder, PredictionHead
 from .encoder import DeformableAttention
-from .layers import at_least
+from .layers import at_least, autocast, precision
 from .neck import ChannelMapper
 from .postprocessing import detections
 
@@ -129,6 +128,29 @@ class SAMDETR(nn.Module):
             if found != value:
                 raise ValueError(f"{part}.{key} is {found}, but the rest of the model has {value}")
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights of convolutions and linear layers, in which these compute."""
+        return next(x.dtype for x in self.parameters() if x.dim() > 1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SAMDETR:
+        """Convert all tensors, but only weights of convolutions and linear layers to 16 bits.
+
+        Buffers, norms, reference boxes and heads stay in float32, as under autocast. Private, but
+        the method in which `half`, `bfloat16` and `to` meet, and which torch's RNNs override too.
+        """
+        parts = self.queries, *(x for x in self.modules() if isinstance(x, PredictionHead))
+        exact = [*self.buffers(), *(x for part in parts for x in part.parameters())]
+        kept = {id(y) for x in exact for y in (x, x.grad)}
+
+        def convert(x: Tensor) -> Tensor:
+            y = fn(x)
+            if y.dtype == x.dtype or x.dim() > 1 and id(x) not in kept:
+                return y
+            return x.to(y.device, precision(y.dtype))  # not y, which may be rounded
+
+        return super()._apply(convert, recurse)
+
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Detectron2's interface of a detector.
 
@@ -152,9 +174,7 @@ class SAMDETR(nn.Module):
     def detect(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """Return the detections of each image, computed in `inference_dtype`."""
         images, padding = self.batch(batched_inputs)
-        low = self.inference_dtype != torch.float32
-        device = padding.device.type
-        with torch.autocast(device, self.inference_dtype) if low else nullcontext():
+        with autocast(padding.device, self.inference_dtype):
             predictions, _ = self.predict(images.tensor, padding)
         sizes = [
             (x.get("height", size[0]), x.get("width", size[1]))
@@ -177,9 +197,10 @@ class SAMDETR(nn.Module):
         Returns:
             The predictions, and the targets of the denoising queries as in `Queries.known`.
         """
-        pyramid = self.encoder(self.neck(self.backbone(images), padding))
-        queries = self.denoising(self.queries(pyramid), targets)
-        return self.decoder(queries, pyramid), queries.known
+        with autocast(images.device, self.dtype):
+            pyramid = self.encoder(self.neck(self.backbone(images), padding))
+            queries = self.denoising(self.queries(pyramid), targets)
+            return self.decoder(queries, pyramid), queries.known
 
     def batch(self, batched_inputs: list[dict[str, Any]]) -> tuple[ImageList, Tensor]:
         """Normalise the images and pad them to a common size.
@@ -219,4 +240,5 @@ class SAMDETR(nn.Module):
                     f"{self.num_classes - 1}; set model.num_classes"
                 )
         instances = [x["instances"] for x in batched_inputs]
-        return Targets.from_instances(instances, self.pixel_mean.device)
+        targets = Targets.from_instances(instances, self.pixel_mean.device)
+        return targets._replace(boxes=targets.boxes.to(self.pixel_mean.dtype))

@@ -14,7 +14,7 @@ from detectron2.layers import get_norm
 from torch import Tensor, nn
 
 from ..structures import FeatureLevel
-from .layers import at_least
+from .layers import at_least, precision
 
 
 class ChannelMapper(nn.Module):
@@ -68,7 +68,8 @@ class ChannelMapper(nn.Module):
         size = (x.shape[-2], x.shape[-1])
         padded = F.interpolate(padding[:, None].float(), size=size)[:, 0].bool()  # nearest pixel
         tokens = x.flatten(2).transpose(1, 2)
-        return FeatureLevel(tokens, self.position(padded), padded.flatten(1), size)
+        position = self.position(padded).to(precision(x.dtype))
+        return FeatureLevel(tokens, position, padded.flatten(1), size)
 
 
 class MultiScaleMapper(ChannelMapper):
