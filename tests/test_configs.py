@@ -118,6 +118,11 @@ def test_full_size_config_takes_a_step_at_reduced_size(name):
     model = load(name).model
     model.neck.dim, model.num_queries = 64, 12
     model.encoder.layer.hidden_dim = model.decoder.layer.hidden_dim = 64
+    model.encoder.num_layers = 1
+    if "levels" in model.decoder:
+        model.decoder.levels = [*dict.fromkeys(model.decoder.levels)]  # a layer for each level
+    else:
+        model.decoder.num_layers = 1
     model = instantiate(model).train()
 
     losses = model(make_batch(SIZES, COUNTS["full"]))
