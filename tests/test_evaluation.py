@@ -155,6 +155,7 @@ def test_no_detection_at_all_gives_no_figure(tmp_path, registry, evaluator):
     assert np.isnan(figures["bbox"]["AP"])
 
 
+@pytest.mark.slow
 def test_only_so_many_detections_of_an_image_and_a_category_count(tmp_path):
     records = load_detection_dataset("mini_val")[:20]
     found = [detections(x, classes=10, noise=0.5, wrong=60) for x in records]

@@ -138,6 +138,7 @@ def test_an_unreadable_image_is_told_once_and_one_too_many_is_the_end(workers, c
     assert order.index(last) == max(order.index(2), order.index(5))  # whatever workers did ahead
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_without_a_limit_the_first_unreadable_image_is_the_end(workers, tmp_path):
     path = tmp_path / "a.png"

@@ -36,6 +36,7 @@ def test_an_image_depends_on_nothing_but_seed_split_and_index():
     assert all((forwards[0] != other).mean() > 0.5 for other in others)
 
 
+@pytest.mark.slow
 def test_splits_share_no_digit_sample():
     numbered = SOURCES._replace(labels=np.arange(len(SOURCES.labels)))
     samples = {

@@ -190,6 +190,7 @@ def published(state, refine):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refine", [False, True], ids=["points", "boxes"])
 def test_weights_of_transformers_give_its_logits_and_boxes_of_every_layer(refine):
     original, ours = make_original(refine), make_ours(refine)
