@@ -13,10 +13,11 @@ import argparse
 import json
 import os
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, NamedTuple
 
 # OpenCV and its FFmpeg print messages of their own when a video or camera cannot be opened.
@@ -32,6 +33,7 @@ try:
 
     from samdetr import Predictor
     from samdetr.data import example_image
+    from samdetr.data.readers import read_coco
     from samdetr.engine import add_trust_option
     from samdetr.errors import EXIT_CODE, InputError, check_writable, refusing
     from samdetr.predictor import IMAGE_SUFFIXES, Prediction, image_files
@@ -69,7 +71,7 @@ def argument_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[example_image()],
         metavar="PATH",
-        help="images, videos, folders of them, and patterns (default: the package's example)",
+        help="images, videos, folders, with those below, and patterns (default: an example)",
     )
     source.add_argument(
         "--webcam",
@@ -83,16 +85,16 @@ def argument_parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="PATH",
-        help="folder for drawings, or a file if there is one input (default: output/detections; a "
-        "window for a camera; no drawings if only --json is given)",
+        help="folder for drawings, with folders like those of the input, or a file if there is one "
+        "input (default: output/detections; a window for a camera; no drawings with --json alone)",
     )
     add("--json", type=Path, metavar="FILE", help="write detections as COCO results")
     add(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="COCO file with the ids of the images, matched by file name, and of the categories "
-        "(default: 1, 2, 3, ... and the category ids of the config's data set)",
+        help="COCO file with the ids of the images, matched by the longest end of their path, and "
+        "the categories (default: 1, 2, 3, ... and the category ids of the config's data set)",
     )
     model = parser.add_argument_group("detector").add_argument
     model(
@@ -114,10 +116,10 @@ def argument_parser() -> argparse.ArgumentParser:
 class Plan(NamedTuple):
     """Inputs and outputs of a run."""
 
-    images: dict[Path, int]  # image files and their ids in the results
+    images: dict[Path, Any]  # image files and their ids in the results
     videos: Sequence[tuple[VideoReader, VideoWriter | VideoWindow | None]]
     targets: dict[Path, Path]  # file of the drawing of each input; empty if nothing is drawn
-    category_ids: dict[str, int] | None  # by class name, from --annotations
+    category_ids: dict[str, Any] | None  # by class name, from --annotations
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -135,15 +137,17 @@ def make_plan(options: argparse.Namespace) -> Plan:
 
 
 def _plan_files(options: argparse.Namespace) -> Plan:
-    files = image_files(options.input, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+    output = options.output or (None if options.json else OUTPUT)
+    # Drawings of an earlier run may lie below the input.
+    files = image_files(options.input, IMAGE_SUFFIXES + VIDEO_SUFFIXES, [output] if output else [])
     images = [x for x in files if not is_video(x)]
     if options.annotations and len(images) < len(files):
         raise InputError(f"{options.annotations} has no frames of videos: omit one or the other")
-    ids, category_ids = {x: i for i, x in enumerate(images, 1)}, None
+    ids, category_ids = dict(zip(images, count(1))), None
     if options.annotations:
         ids, category_ids = read_annotations(options.annotations, images)
-    output = options.output or (None if options.json else OUTPUT)
-    targets = output_files(files, output) if output else {}
+    folders = [x for x in map(Path, options.input) if x.is_dir()]
+    targets = output_files(files, output, folders) if output else {}
     readers = [(x, VideoReader(x)) for x in files if is_video(x)]
     videos = [(y, VideoWriter(targets[x], y.rate) if targets else None) for x, y in readers]
     return Plan(ids, videos, targets, category_ids)
@@ -154,16 +158,12 @@ def _plan_camera(options: argparse.Namespace) -> Plan:
     if options.output is None:
         return Plan({}, [(reader, VideoWindow())], {}, None)
     source = Path(f"camera{options.webcam}.mp4")
-    targets = output_files([source], options.output)
+    targets = output_files([source], options.output, [])
     return Plan({}, [(reader, VideoWriter(targets[source], reader.rate))], targets, None)
 
 
-def output_files(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """Return the file to which the drawing of each input is written.
-
-    Args:
-        inputs: images and videos.
-        output: folder, or a file of the same kind if there is one input.
+def output_files(inputs: Sequence[Path], output: Path, folders: Sequence[Path]) -> dict[Path, Path]:
+    """Return the file to which the drawing of each input is written; mirrors searched `folders`.
 
     Raises:
         InputError: if `output` is a file of another kind, or if a file would be overwritten.
@@ -175,7 +175,7 @@ def output_files(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
             raise InputError(f"{output} must be a folder or end in .mp4 or .png, as {subject} need")
         targets = {inputs[0]: output}
     else:
-        targets = {x: output / _drawing_name(x) for x in inputs}
+        targets = {x: _drawing(output / y) for x, y in zip(inputs, _names(inputs, folders))}
     taken = {x.resolve() for x in inputs}
     for target in targets.values():
         if target.resolve() in taken:
@@ -184,38 +184,56 @@ def output_files(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
     return targets
 
 
-def _drawing_name(file: Path) -> str:
+def _names(files: Sequence[Path], folders: Sequence[Path]) -> list[str]:
+    """Return paths relative to the folder that was searched, or to a common one if some equal."""
+    roots = [next((x for x in folders if x in file.parents), file.parent) for file in files]
+    names = [os.path.relpath(*pair) for pair in zip(files, roots)]
+    if len(set(names)) < len(names):
+        root = os.path.commonpath([os.path.abspath(x) for x in files])
+        names = [os.path.relpath(x, root) for x in files]
+    return names
+
+
+def _drawing(file: Path) -> Path:
     if is_video(file):
-        return f"{file.stem}.mp4"
-    return file.name if file.suffix.lower() in PICTURE_SUFFIXES else f"{file.name}.png"
+        return file.with_suffix(".mp4")
+    return file if file.suffix.lower() in PICTURE_SUFFIXES else Path(f"{file}.png")
 
 
-def read_annotations(path: Path, images: Sequence[Path]) -> tuple[dict[Path, int], dict[str, int]]:
-    """Return the ids of images, matched by file name, and of categories in a COCO file.
+def read_annotations(path: Path, images: Sequence[Path]) -> tuple[dict[Path, Any], dict[str, Any]]:
+    """Return the ids of images, matched by the longest end of their path, and of categories.
 
     Raises:
-        InputError: if it is not a COCO file, or does not have each image exactly once.
+        DataError: if it is not a COCO file.
+        InputError: if there is not exactly one entry for an image, or one for two images.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        entries = [(Path(x["file_name"]).name, int(x["id"])) for x in content["images"]]
-        category_ids = {x["name"]: int(x["id"]) for x in content["categories"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as COCO annotations: {error!r}") from error
-    ids, occurrences = dict(entries), Counter(name for name, _ in entries)
+    content = read_coco(str(path))
+    entries = defaultdict(list)  # path and id, by every end of the path
+    for entry in content["images"]:
+        ends = path_ends(str(entry.get("file_name") or entry.get("coco_url")))
+        for end in ends:
+            entries[end].append((ends[0], entry["id"]))
+    owners: dict[Any, Path] = {}
     for image in images:
-        if occurrences[image.name] != 1:
-            found = f"{occurrences[image.name]} images named {image.name}"
-            raise InputError(f"{path} has {found}, expected 1")
-    return {image: ids[image.name] for image in images}, category_ids
+        end = next((x for x in path_ends(os.path.abspath(image)) if x in entries), "")
+        fits = [x for x in entries[end] if x[0] == end] or entries[end]  # preferably all of it
+        if len(fits) != 1:
+            names = ", ".join(name for name, _ in fits) or "no image"
+            raise InputError(f"{path} has {names} for {image}, expected one image")
+        if (other := owners.setdefault(fits[0][1], image)) is not image:
+            raise InputError(f"{path} has {fits[0][0]} for both {other} and {image}")
+    categories = {str(x["name"]): x["id"] for x in content["categories"]}
+    return {image: number for number, image in owners.items()}, categories
+
+
+def path_ends(path: str) -> list[str]:
+    """Return the ends of a path of any system, the longest first: "a\\b" gives "a/b" and "b"."""
+    parts = normpath(path.replace("\\", "/")).split("/")
+    return ["/".join(parts[index:]) for index in range(len(parts))]
 
 
 class Run:
     """A predictor applied to a plan.
-
-    Args:
-        predictor: the detector.
-        plan: inputs and outputs.
 
     Attributes:
         images: number of images and frames so far.

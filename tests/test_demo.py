@@ -198,25 +198,25 @@ def test_a_missing_camera_and_a_missing_screen_are_errors(monkeypatch, capsys):
     ("arguments", "said"),
     [
         (["--input", "missing.jpg"], "missing.jpg"),
-        (["--input", "empty"], "no file in folder empty"),
+        (["--input", "empty"], "no file in folder empty or below"),
         (["--input", "*.webp"], "no file matches *.webp"),
         (["--input", "in", "--output", "file/sub"], "file/sub: Not a directory"),
         (["--input", "in", "--json", "empty"], "empty: Is a directory"),
         (["--input", "in", "--output", "one.png"], "one.png must be a folder"),
         (["--input", "in/a.png", "--output", "a.mp4"], "a.mp4 must be a folder"),
         (["--input", "in", "--output", "in"], "in/a.png would be overwritten"),
-        (["--input", "in", "twin/a.png"], "a.png would be overwritten"),
         (["--input", "in", "--dtype", "int8"], "dtype is int8, expected one of float32"),
+        (["--input", "both/a.tif", "both/a.tif.png"], "a.tif.png would be overwritten"),
         (["--input", "file.mp4"], "OpenCV reads no video in file.mp4"),
-        (["--input", "in", "--annotations", "file"], "file cannot be read as COCO annotations"),
-        (["--input", "in", "--annotations", "c.json"], "c.json has 0 images named b.png"),
+        (["--input", "in", "--annotations", "file"], "file cannot be read as JSON"),
+        (["--input", "in", "--annotations", "c.json"], "c.json has no image for in/b.png"),
         (["--input", "in/a.png", "--annotations", "c.json"], "no category '0'"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pictures(Path("in"), "a.png", "b.png")
-    pictures(Path("twin"), "a.png")
+    pictures(Path("both"), "a.tif", "a.tif.png")
     Path("empty").mkdir()
     Path("file").write_text("text")
     shutil.copy("file", "file.mp4")

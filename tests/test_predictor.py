@@ -144,11 +144,12 @@ def test_a_folder_gives_its_images_by_name(predictor, tmp_path):
         shutil.copy(example_image(), tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "sub.jpg").mkdir()
+    shutil.copy(example_image(), tmp_path / "sub.jpg" / "c.png")
     found = predictor(tmp_path)
-    assert list(found) == [str(tmp_path / "a.JPG"), str(tmp_path / "b.jpg")]
+    assert list(found) == [str(tmp_path / x) for x in ("a.JPG", "b.jpg", "sub.jpg/c.png")]
     assert_same(found[str(tmp_path / "b.jpg")], predictor(example_image()))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"no file in folder .*empty ends with \.jpg"):
+    with pytest.raises(InputError, match=r"no file in folder .*empty or below ends with \.jpg"):
         predictor(tmp_path / "empty")
 
 

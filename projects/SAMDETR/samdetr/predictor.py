@@ -201,13 +201,16 @@ def to_rgb(source: Source, white: float | None = None) -> np.ndarray:
 
 
 def image_files(
-    inputs: Sequence[PathLike], suffixes: Collection[str] = IMAGE_SUFFIXES
+    inputs: Sequence[PathLike],
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+    skipped: Collection[PathLike] = (),
 ) -> list[Path]:
     """List the images among files, folders and patterns such as "photos/*.jpg".
 
     Args:
-        inputs: files, folders and patterns.
+        inputs: files, folders, which are searched with the folders below them, and patterns.
         suffixes: of the files that are picked from a folder.
+        skipped: folders that are not searched if they are below another, like hidden ones.
 
     Returns:
         Each file once, in the order of `inputs`; those of a folder or pattern sorted by name.
@@ -215,17 +218,17 @@ def image_files(
     Raises:
         InputError: if an input does not exist or contains no image.
     """
-    found = [file for text in inputs for file in _expand(os.fspath(text), suffixes)]
+    known = frozenset(Path(x).resolve() for x in skipped)
+    found = [file for text in inputs for file in _expand(os.fspath(text), suffixes, known)]
     return list(dict.fromkeys(found))
 
 
-def _expand(text: str, suffixes: Collection[str]) -> list[Path]:
+def _expand(text: str, suffixes: Collection[str], skipped: frozenset[Path]) -> list[Path]:
     path = Path(text)
     if path.is_dir():
-        shown = [x for x in sorted(path.iterdir()) if not x.name.startswith(".")]
-        found = [x for x in shown if x.suffix.lower() in suffixes and not x.is_dir()]
+        found = [x for x in _below(path, skipped) if x.suffix.lower() in suffixes]
         if not found:
-            raise InputError(f"no file in folder {text} ends with {', '.join(suffixes)}")
+            raise InputError(f"no file in folder {text} or below ends with {', '.join(suffixes)}")
         return found
     if path.exists():
         return [path]
@@ -234,6 +237,15 @@ def _expand(text: str, suffixes: Collection[str]) -> list[Path]:
         problem = "no file matches" if glob.has_magic(text) else "there is no file or folder"
         raise InputError(f"{problem} {text}")
     return found
+
+
+def _below(folder: Path, skipped: frozenset[Path]) -> Iterator[Path]:
+    skipped |= {folder.resolve()}  # a link to it would lead in circles
+    for path in sorted(x for x in folder.iterdir() if not x.name.startswith(".")):
+        if not path.is_dir():
+            yield path
+        elif path.resolve() not in skipped:
+            yield from _below(path, skipped)
 
 
 def _shipped_checkpoint(config: PathLike | DictConfig) -> str:
