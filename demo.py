@@ -33,7 +33,7 @@ try:
 
     from samdetr import Predictor
     from samdetr.data import example_image
-    from samdetr.data.readers import read_coco
+    from samdetr.data.coco import read_coco
     from samdetr.engine import add_trust_option
     from samdetr.errors import EXIT_CODE, InputError, check_writable, refusing
     from samdetr.predictor import IMAGE_SUFFIXES, Prediction, image_files

@@ -16,7 +16,7 @@ from PIL import Image
 from bad_images import KINDS, encoded, make, seeds
 from command_line import train_net
 from samdetr.data import DetectionMapper, ImageError, build_train_loader, read_image
-from samdetr.data.images import warn_of_dark_images
+from samdetr.data.images import image_size, warn_of_dark_images
 from samdetr.engine import main
 from samdetr.predictor import to_rgb
 
@@ -58,6 +58,7 @@ def test_images_of_every_kind_are_read_alike(file, kind, seed, white, orientatio
     file.write_bytes(encoded(make(mode, (7, 5), seed)[0], file_format, **settings))
     expected = read_image(str(file), white=white)
     assert expected.shape == ((7, 5, 3) if settings and 5 <= orientation <= 8 else (5, 7, 3))
+    assert image_size(file) == expected.shape[1::-1]
     assert_all_read(file, expected, white)
 
 

@@ -32,10 +32,11 @@ def image_size(file_name: str | os.PathLike[str]) -> tuple[int, int]:
         ImageError: if the file is missing or no image; names it.
     """
     with _naming(str(file_name)), Image.open(file_name) as image:
-        orientation = 1
+        turned = False
         with suppress(Exception):  # a damaged EXIF block
-            orientation = image.getexif().get(0x0112, 1)
-        return image.size[::-1] if orientation > 4 else image.size
+            # Pillow turns a TIFF itself.
+            turned = image.format != "TIFF" and image.getexif().get(0x0112) in (5, 6, 7, 8)
+        return image.size[::-1] if turned else image.size
 
 
 def read_image(
