@@ -12,7 +12,7 @@ from test_own_data import forget  # noqa: F401  # a fixture
 
 from command_line import train_net
 from samdetr.data.datasets import metadata_of
-from samdetr.engine import argument_parser, configure
+from samdetr.engine import configure, parse_arguments
 
 ROOT = Path(__file__).parents[2]
 INPUTS = Path(__file__).with_name("inputs")
@@ -35,7 +35,7 @@ def run(folder, *arguments):
 
 
 def config(*arguments):
-    return configure(argument_parser().parse_args([*MINI, *arguments]))
+    return configure(parse_arguments([*MINI, *arguments]))
 
 
 def changed(folder, **fields):

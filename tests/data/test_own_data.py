@@ -11,7 +11,7 @@ from PIL import Image
 from coco_files import SIZE, write_coco
 from command_line import train_net
 from samdetr.data import CocoFiles, DataError, VocFolder, load_own_dataset, own
-from samdetr.engine import ConfigError, argument_parser, configure, load_config
+from samdetr.engine import ConfigError, configure, load_config, parse_arguments
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "configs/mini/sam_detr_smca.py"
@@ -70,7 +70,7 @@ def options(train=None, val=None):
 
 
 def config_of(*arguments, config=MINI):
-    return configure(argument_parser().parse_args(["--config-file", str(config), *arguments]))
+    return configure(parse_arguments(["--config-file", str(config), *arguments]))
 
 
 def classes_of(record, names):

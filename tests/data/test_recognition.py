@@ -1,19 +1,24 @@
 """Data sets are recognised by what lies in a folder, and all formats give the same boxes."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
+from detectron2.config import instantiate
 from PIL import Image
+from test_own_data import forget  # noqa: F401  # a fixture
 
 from samdetr.data import CocoFiles, ImageFolder, VocFolder, YoloFiles
 from samdetr.data.own import read_sources
 from samdetr.data.recognition import recognise
-from samdetr.engine import ConfigError
+from samdetr.engine import ConfigError, configure, parse_arguments
 
+ROOT = Path(__file__).parents[2]
+MINI = ROOT / "configs/mini/sam_detr_smca.py"
 INPUTS = Path(__file__).with_name("inputs")
 PLAIN = json.loads((INPUTS / "plain.json").read_text())
 NAMES = {x["id"]: x["name"] for x in PLAIN["categories"]}
@@ -243,3 +248,46 @@ def test_several_files_are_joined_by_the_names_of_their_classes(tmp_path):
     found = read_sources(sources)
     assert list(found.names.values()) == list(NAMES.values())
     assert [x["image_id"] for x in found.records] == list(range(1, 9))
+
+
+def documented_options():
+    """Options of each row of the first table in docs/own_data.md."""
+    text = (ROOT / "docs/own_data.md").read_text()
+    table = text[text.index("|---|---|") : text.index("\n\n", text.index("|---|---|"))]
+    commands = [
+        code for row in table.splitlines()[1:] for code in row.split("|")[2].split("`")[1::2]
+    ]
+    assert len(commands) == 12
+    return commands
+
+
+@pytest.mark.parametrize("command", documented_options())
+def test_every_line_of_the_documented_table_is_taken(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PARTS, "train", PLAIN["images"])  # with all classes
+    name = re.search(r"--(?:data|train-voc) (\w+)|", command)[1]
+    if name in FOLDERS:
+        FOLDERS[name](tmp_path / name)
+    for part, images in zip(("train", "val", "a", "b"), [*PARTS.values()] * 2):
+        copy_images(images, tmp_path / part)
+        (tmp_path / f"{part}.json").write_text(part_of_coco(images))
+    entries = {part: {"json": f"{part}.json", "images": part} for part in PARTS}
+    (tmp_path / "mydata.yaml").write_text(yaml.safe_dump(entries))
+    options = command.replace("=NAME", "=mini_val").split()
+
+    cfg = configure(parse_arguments(["--config-file", str(MINI), *options]))
+
+    dataset = cfg.dataloader.train.dataset
+    assert cfg.model.num_classes == (9 if name in ("voc", "hf") else 10)
+    if "classes" in dataset:
+        assert len(instantiate(dataset)) == (12 if "b.json" in command else 8)
+    assert (cfg.dataloader.evaluator is None) == ("val" not in command and "data" not in command)
+
+
+FOLDERS = {
+    "yolo": write_yolo,
+    "roboflow": write_roboflow,
+    "coco": write_coco_layout,
+    "voc": write_voc,
+    "hf": write_image_folder,
+}

@@ -28,7 +28,6 @@ from .own import CocoFiles, Source, VocFolder, load_own_dataset, read_sources
 from .recognition import Parts, recognise
 
 PARTS = {"train": "train", "val": "test"}  # names of the options, and keys of `dataloader`
-OVERRIDE = re.compile(r"[+~]?[\w.]+=")
 
 
 class OwnDataset(NamedTuple):
@@ -81,8 +80,7 @@ def own_datasets(
     """Read the class names of the data that the command line names.
 
     Args:
-        args: with the options of `add_arguments`. Overrides that stand behind the files of one are
-            moved to `args.opts`.
+        args: with the options of `add_arguments`.
         classes: those of the config, which data for evaluation alone must have.
 
     Returns:
@@ -163,7 +161,7 @@ def _named_parts(args: argparse.Namespace) -> Parts:
     """Return the sources that the options name."""
     parts: Parts = {}
     for part in PARTS:
-        files, folders = (_paths(args, f"{part}_{key}") for key in ("json", "images"))
+        files, folders = (getattr(args, f"{part}_{key}") or [] for key in ("json", "images"))
         folder, split = getattr(args, f"{part}_voc") or ("", "")
         if folder:
             parts[part] = [VocFolder(_absolute(folder), split)]
@@ -180,14 +178,6 @@ def _named_parts(args: argparse.Namespace) -> Parts:
                 raise DataError(f"{images}, the images of {file}, is not a folder")
             parts.setdefault(part, []).append(CocoFiles(_absolute(file), _absolute(images)))
     return parts
-
-
-def _paths(args: argparse.Namespace, name: str) -> list[str]:
-    """Return the files of an option, without the overrides behind them."""
-    given = getattr(args, name) or []
-    behind = [x for x in given[1:] if OVERRIDE.match(x) and not os.path.exists(x)]
-    args.opts = [*behind, *args.opts]
-    return [x for x in given if x not in behind]
 
 
 def _absolute(path: str) -> str:

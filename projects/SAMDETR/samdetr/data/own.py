@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from omegaconf import OmegaConf
 
 from ..errors import DataError
 from .annotations import Annotations, Record, folder_records, voc_records, yolo_records
@@ -146,6 +147,8 @@ def load_own_dataset(
         DataError: as `load_detection_dataset`, and if `names` belongs to another data set or an
             object has another class.
     """
+    if OmegaConf.is_config(source):  # `instantiate` makes configs of lists and of what is in them
+        source = OmegaConf.to_object(source)
     sources = (source,) if isinstance(source, Source) else tuple(source)
     ids = tuple(range(len(classes)) if category_ids is None else category_ids)
     _register(names, sources, tuple(classes), ids)
