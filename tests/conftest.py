@@ -49,6 +49,13 @@ def same_numbers_on_every_machine():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def shapes_only(monkeypatch):
+    """Skip initial values; the meta device, on which there are none, takes a second for them."""
+    for name in ("uniform_", "normal_"):
+        monkeypatch.setattr(torch.Tensor, name, lambda x, *args, **kwargs: x)
+
+
 def make_level(
     height: int = 5,
     width: int = 7,

@@ -46,6 +46,7 @@ def load(name: str):
     return load_config(str(CONFIGS / f"{name}.py"))
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", ALL)
 def test_config_survives_a_yaml_round_trip_and_builds_the_same_model(name, tmp_path):
     cfg = load(name)
@@ -83,6 +84,7 @@ def test_recipe_is_that_of_section_5_1(name):
     assert cfg.train.output_dir == f"output/{name}"
 
 
+@pytest.mark.usefixtures("shapes_only")
 def test_learning_rate_is_a_tenth_in_the_backbone_and_decay_is_everywhere():
     cfg = load("coco/sam_detr_r50_smca_12ep")
     with torch.device("meta"):

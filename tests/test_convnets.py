@@ -49,6 +49,7 @@ def resnet50(in_1x1=True):
     return ResNet(BasicStem(norm="FrozenBN"), stages, num_classes=1000)
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", MILLIONS)
 def test_convnet_survives_a_yaml_round_trip_and_has_the_parameters_of_table_1(name, tmp_path):
     cfg = load(name)

@@ -122,6 +122,7 @@ def test_training_gives_the_official_matches_and_losses(variant, model, predicti
     assert {k: v.item() for k, v in losses.items()} == pytest.approx(weighted, rel=1e-4, abs=0)
 
 
+@pytest.mark.slow
 def test_training_gives_the_official_gradients(variant, model, predictions):
     wanted = official.expected(variant)
     for target_set in "abc" if variant == "r50_smca" else "a":
@@ -173,6 +174,7 @@ def check_gradient(name: str, gradient: Tensor, norm: float, dot: float) -> None
         assert gradient.norm().item() < 1e-3, name
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("config", PARAMETERS)
 def test_parameter_count_is_that_of_the_official_logs(config):
     with torch.device("meta"):
@@ -185,6 +187,7 @@ def convert_checkpoint(*arguments: str | Path) -> int:
     return run_script("tools/convert_checkpoint.py", *arguments)
 
 
+@pytest.mark.slow
 def test_converted_file_loads_by_detectron2s_checkpointer(tmp_path):
     weights = official.state_dict("r50_smca")
     source, output = tmp_path / "official.pth", tmp_path / "ours.pth"

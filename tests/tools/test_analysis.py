@@ -127,6 +127,7 @@ def test_a_model_on_the_meta_device_counts_the_same():
     assert analysis.analyze(meta, [(64, 96)]) == analysis.analyze(real, [(64, 96)])
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize(
     ("config", "parameters"),
     [
@@ -139,6 +140,7 @@ def test_with_91_classes_models_have_as_many_parameters_as_the_released_ones(con
     assert analysis.analyze(model, [(64, 64)]).total.parameters == parameters
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize(("config", "tolerance"), COSTS.items())
 def test_models_cost_what_the_paper_says(config, tolerance):
     total = analysis.analyze(build(f"coco/{config}")).total
@@ -146,6 +148,7 @@ def test_models_cost_what_the_paper_says(config, tolerance):
     assert total.flops == pytest.approx(ROWS[config].gflops * 1e9, rel=tolerance)
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize(("config", "gflops"), [("detr_r50_12ep", 86), ("detr_r50_dc5_12ep", 187)])
 def test_with_100_queries_the_operations_are_those_of_detr(config, gflops):
     total = analysis.analyze(build(f"coco/{config}", "model.num_queries=100")).total
