@@ -59,6 +59,7 @@ def as_rgb(image: Image.Image, white: float | None) -> Image.Image:
 class Detection(NamedTuple):
     """One object."""
 
+    category: int  # id in the data set that the model was trained on
     name: str  # of the class
     score: float
     box: list[float]  # x0, y0, x1, y1 in pixels
@@ -94,8 +95,10 @@ class Detector:
             pixels = pixels[..., ::-1]
         boxes, scores, classes = self.best(*self.session.run(None, self.inputs(pixels)))
         names = self.description["classes"]
+        ids = self.description.get("category_ids")  # absent in files of earlier versions
         return [
             Detection(
+                ids[kind] if ids else int(kind),
                 names[kind] if names else str(kind),
                 float(score),
                 (box * [*picture.size, *picture.size]).tolist(),
@@ -140,16 +143,28 @@ class Detector:
         return boxes[0, query], flat[order], kind
 
 
-def detect(detector: Detector, files: list[str], threshold: float) -> Iterator[str]:
-    """Print what is in the files; yields one sentence for each that cannot be read."""
-    for file in files:
+def detect(
+    detector: Detector, files: list[str], threshold: float, results: list[dict[str, Any]]
+) -> Iterator[str]:
+    """Print what is in the files; yields one sentence for each that cannot be read.
+
+    Args:
+        detector: the exported file.
+        files: the images.
+        threshold: lowest score.
+        results: receives the detections in COCO's format, with numbers of files as ids of images.
+    """
+    for number, file in enumerate(files, 1):
         try:
             picture = read(file, detector.description.get("white"))
         except Exception as error:  # broken files make Pillow raise errors of many types
             yield f"cannot read image {file}: {error}"
             continue
-        for name, score, box in detector(picture, threshold):
+        for category, name, score, box in detector(picture, threshold):
             print(f"{file} {name} {score:.3f} {' '.join(f'{x:.1f}' for x in box)}", flush=True)
+            x0, y0, x1, y1 = box
+            found = {"image_id": number, "category_id": category, "score": score}
+            results.append({**found, "bbox": [x0, y0, x1 - x0, y1 - y0], "file_name": file})
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -159,6 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("model", help="a file of tools/export_model.py that ends in .onnx")
     parser.add_argument("images", nargs="+", help="images, or folders of images")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score (default: 0.5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write COCO results")
     options = parser.parse_args(arguments)
     files = []
     for path in map(Path, options.images):
@@ -167,7 +183,10 @@ def main(arguments: list[str] | None = None) -> None:
         detector = Detector(options.model)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    problems = [*detect(detector, [*map(str, files)], options.threshold)]
+    results: list[dict[str, Any]] = []
+    problems = [*detect(detector, [*map(str, files)], options.threshold, results)]
+    if options.json:
+        options.json.write_text(json.dumps(results), encoding="utf-8")
     for problem in problems:
         print(f"{parser.prog}: {problem}", file=sys.stderr)
     if problems:

@@ -1,5 +1,6 @@
 """tools/export_model.py writes ONNX that tools/onnx_demo.py runs without PyTorch."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,9 @@ def test_onnx_without_torch_finds_what_the_predictor_finds(onnx_file, tmp_path):
     broken.write_bytes(b"no image")
     images = [example_image(), *(str(INPUTS / x) for x in ("grey8.png", "grey16.png"))]
 
-    found = onnx_demo(onnx_file, broken, *images)
+    file = tmp_path / "results.json"
+
+    found = onnx_demo(onnx_file, broken, *images, "--json", file)
 
     assert found.returncode == 2 and f"cannot read image {broken}" in found.stderr
     lines = [line.split() for line in found.stdout.splitlines()]
@@ -72,6 +75,14 @@ def test_onnx_without_torch_finds_what_the_predictor_finds(onnx_file, tmp_path):
     predictor = Predictor("mini/sam_detr_smca", device="cpu")
     for image, row in zip(images, rows):
         assert_rows(row, predictor(image))
+    results = json.loads(file.read_text())
+    assert [x["file_name"] for x in results] == [name for name, *_ in lines]
+    # The data set's own ids of the digits from 0 on are 1 to 10.
+    assert [x["category_id"] for x in results] == [int(name) + 1 for _, name, *_ in lines]
+    for result, (*_, x0, y0, x1, y1) in zip(results, lines):
+        left, top, width, height = result["bbox"]
+        corners = [left, top, left + width, top + height]
+        assert corners == pytest.approx([float(x) for x in (x0, y0, x1, y1)], abs=0.051)
 
 
 def test_free_axes_of_onnx_are_named(onnx_file):

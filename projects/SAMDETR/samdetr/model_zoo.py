@@ -27,11 +27,12 @@ from typing import NamedTuple
 
 import torch
 from detectron2.config import instantiate
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from omegaconf import DictConfig
 from torch import nn
 
 from .checkpoint import Checkpointer
+from .data.datasets import metadata_of
 from .engine import ConfigError, build_model, load_config
 from .errors import refusing
 
@@ -218,12 +219,16 @@ def get(name: str, checkpoint: str | None = None, device: str | None = None) -> 
 
 def build(cfg: DictConfig, checkpoint: str, device: str | None = None) -> nn.Module:
     """Build the model of a loaded config; arguments and errors as in `get`."""
+    return load(cfg, checkpoint, device)[0]
+
+
+def load(cfg: DictConfig, checkpoint: str, device: str | None = None) -> tuple[nn.Module, Metadata]:
+    """Build the model of a loaded config as `build` does, and return its metadata, too."""
     if device is not None:
         cfg = deepcopy(cfg)
         cfg.train.device = device
     model = build_model(cfg)
-    Checkpointer(model).load(checkpoint)
-    return model
+    return model, metadata_of(cfg, Checkpointer(model).load(checkpoint))
 
 
 def row(name: str) -> Row:

@@ -23,10 +23,9 @@ from PIL import Image
 
 from . import model_zoo
 from .data import ImageError, convert_image, read_image
-from .data.datasets import metadata_of
 from .data.images import IMAGE_SUFFIXES
 from .errors import ConfigError, InputError
-from .model_zoo import build
+from .model_zoo import load
 from .modeling import SAMDETR
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -65,7 +64,8 @@ class Predictor:
 
     Attributes:
         model: the detector, in evaluation mode.
-        metadata: of the config's test set, with `thing_classes` where they are known.
+        metadata: of the model's data set, with `thing_classes` and the ids of categories where
+            they are known: those that the run has kept in the checkpoint, or else the config's.
 
     Raises:
         ConfigError: if the config, an override, `threshold`, `batch_size` or `dtype` is invalid,
@@ -98,15 +98,14 @@ class Predictor:
             checkpoint = _shipped_checkpoint(config)
         self.threshold = threshold
         self.batch_size = batch_size
-        self.metadata = metadata_of(cfg)
         mapper = instantiate(cfg.dataloader.test.mapper)
         self._augmentations: T.AugmentationList = mapper.augmentations
         self._format: str = mapper.image_format
         self._white: float | None = getattr(mapper, "white", None)  # absent in Detectron2's own
-        model = build(cfg, os.fspath(checkpoint), device).eval()
+        model, self.metadata = load(cfg, os.fspath(checkpoint), device)
         if name != "float32" and not isinstance(model, SAMDETR):
             raise ConfigError(f"dtype is {name}, but {type(model).__name__} needs float32")
-        self.model = model.to(getattr(torch, name))
+        self.model = model.eval().to(getattr(torch, name))
 
     def __call__(
         self, images: Source | Iterable[Source]

@@ -287,18 +287,26 @@ def _check_files(name: str, files: Sequence[str]) -> None:
         logger.warning(message)
 
 
-def metadata_of(cfg: DictConfig) -> Metadata:
-    """Return the metadata of a config's test set, with `thing_classes` where they are known.
+def metadata_of(cfg: DictConfig, checkpoint: Mapping[str, Any] | None = None) -> Metadata:
+    """Return the class names of a model and their ids in its data set, where they are known.
 
-    Nothing is read: the classes of one's own data are in the config.
+    Nothing is read: they are in the checkpoint, or else in the config or in Detectron2's catalog.
+
+    Args:
+        cfg: of the model.
+        checkpoint: content of its file, with the state of `ClassMetadata` if a run wrote it.
     """
-    dataset = OmegaConf.select(cfg, "dataloader.test.dataset", default={})
-    if "classes" in dataset:
-        ids = dataset.get("category_ids") or range(len(dataset.classes))
+    dataset = OmegaConf.select(cfg, "dataloader.test.dataset") or {}
+    if classes := list(dataset.get("classes", [])):
+        ids = dataset.get("category_ids") or range(len(classes))
         numbers = {category: index for index, category in enumerate(ids)}
-        return Metadata(
-            thing_classes=list(dataset.classes), thing_dataset_id_to_contiguous_id=numbers
-        )
-    names = dataset.get("names", [])
-    names = [names] if isinstance(names, str) else names
-    return MetadataCatalog.get(names[0]) if names else Metadata()
+        found = Metadata(thing_classes=classes, thing_dataset_id_to_contiguous_id=numbers)
+    else:
+        names = dataset.get("names", [])
+        names = [names] if isinstance(names, str) else names
+        found = MetadataCatalog.get(names[0]) if names else Metadata()
+    kept = (checkpoint or {}).get("metadata")
+    if isinstance(kept, dict) and "thing_classes" in kept:
+        same = kept["thing_classes"] == found.get("thing_classes")
+        found = Metadata(**{**(found.as_dict() if same else {}), **kept})
+    return found

@@ -40,6 +40,7 @@ from .config import build, configure, unread_keys
 from .hooks import (
     BestCheckpointer,
     CatchUp,
+    ClassMetadata,
     MetricsWriter,
     PeriodicCheckpointer,
     Seed,
@@ -138,7 +139,8 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
     )
     # Reads data, so that other errors come first.
     evaluation = Evaluation(cfg, model) if cfg.dataloader.evaluator else None
-    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
+    kept = {"trainer": trainer, "metadata": ClassMetadata(cfg)}
+    checkpointer = Checkpointer(model, cfg.train.output_dir, **kept)
     with StopRequest() as stop:
         seed = Seed(cfg.train.seed)
         trainer.register_hooks([seed, *make_hooks(cfg, checkpointer, evaluation, stop)])
@@ -256,7 +258,8 @@ def make_hooks(
     settings = cfg.train
     after_saving: list[hooks.HookBase] = []
     if evaluation:
-        weights = WeightsCheckpointer(checkpointer.model, settings.output_dir)
+        kept = {"metadata": ClassMetadata(cfg)}
+        weights = WeightsCheckpointer(checkpointer.model, settings.output_dir, **kept)
         best = BestCheckpointer(settings.eval_period, weights, settings.best_metric)
         after_saving = [hooks.EvalHook(settings.eval_period, evaluation)]
         after_saving += [best] * comm.is_main_process()

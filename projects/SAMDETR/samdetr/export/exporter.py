@@ -92,10 +92,14 @@ def export_config(
         settings = settings._replace(sizes=[resized(x, resize) for x in CHECKED_SHAPES])
     torch.manual_seed(max(cfg.train.seed, 0))
     model = build(cfg.model, "model").eval()
-    Checkpointer(model).load(weights)
-    classes = [*metadata_of(cfg).get("thing_classes", [])]
-    mapper = cfg.dataloader.test.mapper
-    facts = {"resize": resize, "white": mapper.get("white"), "classes": classes}
+    metadata = metadata_of(cfg, Checkpointer(model).load(weights))
+    ids = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    facts = {
+        "resize": resize,
+        "white": cfg.dataloader.test.mapper.get("white"),
+        "classes": [*metadata.get("thing_classes", [])],
+        "category_ids": sorted(ids, key=ids.get),
+    }
     return export_model(model, paths, settings, facts, report)
 
 
@@ -113,7 +117,8 @@ def export_model(
         paths: files to write, whose suffixes select the formats (see `FORMATS`).
         settings: options.
         description: entries to add to the file's description: `resize`, with `short_edge` and
-            `max_size`; `white`, as of the mapper; and `classes`, a list of names.
+            `max_size`; `white`, as of the mapper; `classes`, a list of names; and `category_ids`,
+            the data set's own ids of them.
         report: called with each comparison.
 
     Returns:
@@ -196,6 +201,7 @@ def describe(model: SAMDETR, settings: Settings) -> dict[str, Any]:
         "detections_per_image": model.detections_per_image,
         "resize": None,
         "classes": [],
+        "category_ids": [],
     }
 
 

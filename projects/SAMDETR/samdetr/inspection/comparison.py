@@ -12,9 +12,8 @@ from omegaconf import DictConfig
 
 from .. import model_zoo
 from ..checkpoint import CheckpointError
-from ..data.datasets import metadata_of
 from ..errors import InputError
-from ..model_zoo import build
+from ..model_zoo import load
 from ..modeling import SAMDETR
 from ..predictor import PathLike, image_files
 from ..visualize import to_picture
@@ -57,11 +56,11 @@ def load_contestants(
     for (_, checkpoint), cfg, stem in zip(pairs, configs, stems):
         if not checkpoint:
             raise CheckpointError("a checkpoint is named '', expected a file or a URL")
-        model = build(cfg, checkpoint, device).eval()
-        check_attention(model)
+        model, metadata = load(cfg, checkpoint, device)
+        check_attention(model.eval())
         name = stem if stems.count(stem) == 1 else f"{stem} {Path(checkpoint).stem}"
         mapper = instantiate(cfg.dataloader.test.mapper)
-        classes = metadata_of(cfg).get("thing_classes")
+        classes = metadata.get("thing_classes")
         contestants.append(Contestant(name, cfg, cast(SAMDETR, model), mapper, classes))
     return contestants
 
