@@ -6,16 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.config import instantiate
 
 import export_model
 from samdetr import Predictor, model_zoo
 from samdetr.data import example_image
+from samdetr.engine import load_config
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ROOT / "tests/data/inputs"
 CONFIG = str(ROOT / "configs/mini/sam_detr_smca.py")
+# The further decoder layers repeat the operators of the first, and the export takes its time.
+SHALLOW = "model.decoder.levels=[0]"
 # Runs a script in a process in which torch and samdetr cannot be imported.
 WITHOUT_TORCH = """
 import runpy, sys
@@ -36,11 +41,21 @@ def onnx_demo(*arguments):
 
 
 @pytest.fixture(scope="module")
-def onnx_file(tmp_path_factory):
+def weights(tmp_path_factory):
+    """The trained weights of the layers that the shallow model has."""
+    model = instantiate(load_config(CONFIG, [SHALLOW]).model)
+    trained = torch.load(model_zoo.get_checkpoint("mini/sam_detr_smca"))["model"]
+    file = tmp_path_factory.mktemp("weights") / "shallow.pth"
+    torch.save({"model": {name: trained[name] for name in model.state_dict()}}, file)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory, weights):
     pytest.importorskip("onnxruntime")
     file = tmp_path_factory.mktemp("export") / "mini.onnx"
-    weights = model_zoo.get_checkpoint("mini/sam_detr_smca")
-    export_model.main(["--config-file", CONFIG, "--weights", weights, "--output", str(file)])
+    arguments = ["--config-file", CONFIG, "--weights", weights, "--output", str(file)]
+    export_model.main([*arguments, SHALLOW])
     return file
 
 
@@ -59,7 +74,7 @@ def assert_rows(rows, expected):
         assert [float(x) for x in box] == pytest.approx(corners, abs=0.15)
 
 
-def test_onnx_without_torch_finds_what_the_predictor_finds(onnx_file, tmp_path):
+def test_onnx_without_torch_finds_what_the_predictor_finds(onnx_file, weights, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
     images = [example_image(), *(str(INPUTS / x) for x in ("grey8.png", "grey16.png"))]
@@ -72,7 +87,7 @@ def test_onnx_without_torch_finds_what_the_predictor_finds(onnx_file, tmp_path):
     lines = [line.split() for line in found.stdout.splitlines()]
     rows = [[row for name, *row in lines if name == image] for image in images]
     assert rows[1] == rows[2]  # of 8 and of 16 bits
-    predictor = Predictor("mini/sam_detr_smca", device="cpu")
+    predictor = Predictor(CONFIG, weights, "cpu", overrides=[SHALLOW])
     for image, row in zip(images, rows):
         assert_rows(row, predictor(image))
     results = json.loads(file.read_text())
