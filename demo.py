@@ -25,13 +25,14 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 try:
+    # Before Detectron2, whose import warns unless samdetr has set its filters.
+    from samdetr import Predictor  # isort: skip
     from detectron2.evaluation.coco_evaluation import instances_to_coco_json
     from detectron2.structures import Instances
     from detectron2.utils.video_visualizer import VideoVisualizer
     from PIL import Image
     from tqdm import tqdm
 
-    from samdetr import Predictor
     from samdetr.data import example_image
     from samdetr.data.coco import read_coco
     from samdetr.engine import add_trust_option

@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from samdetr import visualize  # before Detectron2, whose import warns without its filters
+
+# isort: split
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
 
 from convergence.curves import METRICS, read_rows
-from samdetr import visualize
 from samdetr.checkpoint import Checkpointer
 from samdetr.engine import add_trust_option, build_model, load_config
 from samdetr.errors import InputError, refusing

@@ -53,19 +53,19 @@ def test_quotes_null_and_other_types_stay_those_of_the_grammar(override, value):
 
 
 def test_options_and_overrides_stand_in_any_order():
-    words = ["--config-file", "a=b/c.py", "train.max_iter=2", "--train-json", "train.x=1"]
-    words += ["own=a=b", "--resume", "train.seed=3", "--num-gpus", "2", "x.y=4"]
+    words = ["--config-file", "a=b/c.py", "train.max_iter=2", "--data", "train.x=1", "own=a=b"]
+    words += ["--resume", "train.seed=3", "--num-gpus", "2", "x.y=4"]
     args = parse_arguments(words)
-    assert (args.config_file, args.train_json) == ("a=b/c.py", "train.x=1")
+    assert (args.config_file, args.data) == ("a=b/c.py", "train.x=1")
     assert args.resume and args.num_gpus == 2 and not args.eval_only
     assert sorted(args.opts) == ["own=a=b", "train.max_iter=2", "train.seed=3", "x.y=4"]
 
 
 def test_an_option_of_several_values_leaves_the_overrides():
-    words = ["train.seed=3", "+model.x=1", "--resume"]
-    args = parse_arguments(["--train-voc", "a=b", "train", *words])
-    assert args.train_voc == ["a=b", "train"] and args.resume
-    assert args.opts == words[:2]
+    words = ["train.seed=3", "+model={x: 1}", "own.x=[1", "+note=a=b"]
+    args = parse_arguments(["--train-json", "train.x=1", "a=b.json", *words, "--resume"])
+    assert args.train_json == ["train.x=1", "a=b.json"] and args.resume
+    assert args.opts == words
 
 
 @pytest.mark.parametrize("words", [["train.seed=1", "--nonsense"], ["x=1", "--num-gpus", "two"]])

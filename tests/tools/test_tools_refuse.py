@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_bad_input_is_one_sentence(script, arguments, words, inputs, tmp_path, m
     assert placed(words) in sentence
 
 
-@pytest.mark.parametrize("script", CASES)
+@pytest.mark.parametrize("script", [*CASES, "tools/weight.py"])
 def test_help_ends_quietly_when_nobody_reads_it(script, monkeypatch, capsys):
     if script == "tools/onnx_demo.py":
         pytest.importorskip("onnxruntime")
@@ -92,6 +93,17 @@ def test_help_ends_quietly_when_nobody_reads_it(script, monkeypatch, capsys):
     assert run_script(script, "--help") == 0
     stream.close()  # raises BrokenPipeError if the text has not been given up
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train_net.py", "demo.py", "tools/report.py"])
+def test_imports_of_libraries_say_nothing(script):
+    command = [sys.executable, str(ROOT / script), "--help"]
+    path = os.pathsep.join(filter(None, sys.path))
+    process = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_every_command_has_a_case():

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 # emitted at import.
 for _category, _module, _message in (
     (FutureWarning, "torch.jit", "`torch.jit.script` is deprecated"),
+    (FutureWarning, "detectron2.engine", "`broadcast_buffers` is deprecated"),
     (UserWarning, "torch.functional", "torch.meshgrid: in an upcoming release"),
     (UserWarning, "torch.optim.lr_scheduler", "Detected call of `lr_scheduler.step"),
     (UserWarning, "detectron2", "pkg_resources is deprecated as an API"),

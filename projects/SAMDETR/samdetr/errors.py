@@ -90,25 +90,21 @@ def refusing(program: str) -> Iterator[None]:
 class Screen:
     """Text stream that drops what is written to it once its pipe or terminal has gone."""
 
-    GONE = (errno.EPIPE, errno.EIO)
-
     def __init__(self, stream: TextIO | None):
         self._stream = stream or io.StringIO()  # a process without a terminal has None
 
     def write(self, text: str) -> int:
-        """Write text; returns its length."""
         self._call(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream."""
         self._call(self._stream.flush)
 
     def _call(self, method: Callable[..., Any], *args: str) -> None:
         try:
             method(*args)
         except OSError as error:
-            if error.errno not in self.GONE:
+            if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())

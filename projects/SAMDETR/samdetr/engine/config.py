@@ -6,8 +6,7 @@ Differences from Detectron2's `LazyConfig`:
   adds the key to the config, where nothing reads it.
 * The value of an override that Hydra's grammar cannot read is the text as typed, such as a path.
 * A YAML config is read by `safe_yaml`. A `.py` config is a program and runs as one, and overrides
-  on a command line are the user's own.
-* Variables of a `.py` config that a YAML file cannot hold are dropped if nothing refers to them.
+  are the user's own.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ READ = {
     "train.clip_grad": ["max_norm", "norm_type"],
     "dataloader": ["train", "test", "evaluator"],
 }
-OVERRIDE = re.compile(rf"[+~]*({'|'.join(SECTIONS)})(\.\w+)*=")
+OVERRIDE = re.compile(rf"([+~]+\w+|{'|'.join(SECTIONS)}|\w+\.\w+)(\.\w+)*=")
 # The types that may replace a value of the config. bool is first: it is a subclass of int.
 KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (bool, (bool,), "true or false"),
@@ -86,11 +85,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line of `train_net.py`, with options and overrides in any order.
-
-    Args:
-        arguments: by default those of this process.
-    """
+    """Parse a command line, by default that of this process: options and overrides in any order."""
     parser = argument_parser()
     words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     args = parser.parse_args(words)
@@ -104,14 +99,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the other arguments and the overrides, which options with several values would take.
-
-    What follows an option directly is its value, whatever it looks like.
-    """
-    words: list[str] = []
-    overrides: list[str] = []
+    """Return the other arguments and the overrides, which options of several values would take."""
+    words, overrides = list[str](), list[str]()
     for before, word in pairwise(["", *(x for x in arguments if x != "--")]):
-        is_override = OVERRIDE.match(word) and not before.startswith("-")
+        is_override = OVERRIDE.match(word) and not before.startswith("-")  # the option's value
         (overrides if is_override else words).append(word)
     return words, overrides
 
