@@ -25,6 +25,7 @@ except ImportError as error:
     sys.exit(2)
 
 DESCRIPTION = "samdetr.json"  # of the file, in its metadata
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 def read(file: str, white: float | None) -> Image.Image:
@@ -143,6 +144,14 @@ class Detector:
         return boxes[0, query], flat[order], kind
 
 
+def image_files(path: Path) -> list[Path]:
+    """A file, or the images in a folder and those below it, except hidden ones."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(x for x in path.rglob("*") if x.suffix.lower() in SUFFIXES and x.is_file())
+    return [x for x in found if not any(y.startswith(".") for y in x.relative_to(path).parts)]
+
+
 def detect(
     detector: Detector, files: list[str], threshold: float, results: list[dict[str, Any]]
 ) -> Iterator[str]:
@@ -176,9 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score (default: 0.5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write COCO results")
     options = parser.parse_args(arguments)
-    files = []
-    for path in map(Path, options.images):
-        files += sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]
+    files = [file for path in map(Path, options.images) for file in image_files(path)]
     try:
         detector = Detector(options.model)
     except ValueError as error:

@@ -18,7 +18,7 @@ from command_line import train_net
 from samdetr.data import DetectionMapper, ImageError, build_train_loader, read_image
 from samdetr.data.images import image_size, warn_of_dark_images
 from samdetr.engine import main
-from samdetr.predictor import to_rgb
+from samdetr.predictor import image_files, to_rgb
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ROOT / "tests/data/inputs"
@@ -91,6 +91,16 @@ def test_white_is_the_value_that_becomes_255(file, pixels, white, expected):
     save(file, pixels[None])
     assert read_image(str(file), white=white)[0].tolist() == [[x] * 3 for x in expected]
     assert_all_read(file, read_image(str(file), white=white), white)
+
+
+def test_both_demos_find_the_same_files(tmp_path):
+    onnx_demo = pytest.importorskip("onnxruntime") and __import__("onnx_demo")
+    for name in ("b.png", "a/c.JPG", "a/notes.txt", ".hidden/d.png", "a/.e.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = onnx_demo.image_files(tmp_path)
+    assert found == image_files([tmp_path]) == [tmp_path / "a/c.JPG", tmp_path / "b.png"]
+    assert onnx_demo.image_files(tmp_path / "a/notes.txt") == [tmp_path / "a/notes.txt"]
 
 
 def test_floats_without_a_white_are_refused_everywhere(file):
