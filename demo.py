@@ -35,6 +35,8 @@ try:
 
     from samdetr.data import example_image
     from samdetr.data.coco import read_coco
+    from samdetr.data.own import read_sources
+    from samdetr.data.recognition import recognise
     from samdetr.engine import add_trust_option
     from samdetr.errors import EXIT_CODE, InputError, check_writable, refusing
     from samdetr.predictor import IMAGE_SUFFIXES, Prediction, image_files
@@ -94,8 +96,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="COCO file with the ids of the images, matched by the longest end of their path, and "
-        "the categories (default: 1, 2, 3, ... and the category ids of the config's data set)",
+        help="COCO file, or data as for train_net.py --data, with ids of images, matched by the "
+        "longest end of their path, and of categories (default: 1, 2, 3, ... and the model's)",
     )
     model = parser.add_argument_group("detector").add_argument
     model(
@@ -124,13 +126,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
-    """Resolve inputs and outputs before a model is built.
-
-    Raises:
-        InputError: if an input cannot be read, an output would overwrite an input or another
-            output, or the annotations lack an image.
-        OSError: if an output cannot be written.
-    """
+    """Resolve inputs and outputs; raise InputError or OSError if one of them cannot be used."""
     plan = _plan_files(options) if options.webcam is None else _plan_camera(options)
     for path in (*plan.targets.values(), *filter(None, [options.json])):
         check_writable(path)
@@ -205,15 +201,15 @@ def read_annotations(path: Path, images: Sequence[Path]) -> tuple[dict[Path, Any
     """Return the ids of images, matched by the longest end of their path, and of categories.
 
     Raises:
-        DataError: if it is not a COCO file.
+        ConfigError, DataError: if the annotations cannot be read.
         InputError: if there is not exactly one entry for an image, or one for two images.
     """
-    content = read_coco(str(path))
+    known, categories = annotated(path)
     entries = defaultdict(list)  # path and id, by every end of the path
-    for entry in content["images"]:
-        ends = path_ends(str(entry.get("file_name") or entry.get("coco_url")))
+    for name, number in known:
+        ends = path_ends(name)
         for end in ends:
-            entries[end].append((ends[0], entry["id"]))
+            entries[end].append((ends[0], number))
     owners: dict[Any, Path] = {}
     for image in images:
         end = next((x for x in path_ends(os.path.abspath(image)) if x in entries), "")
@@ -223,8 +219,19 @@ def read_annotations(path: Path, images: Sequence[Path]) -> tuple[dict[Path, Any
             raise InputError(f"{path} has {names} for {image}, expected one image")
         if (other := owners.setdefault(fits[0][1], image)) is not image:
             raise InputError(f"{path} has {fits[0][0]} for both {other} and {image}")
-    categories = {str(x["name"]): x["id"] for x in content["categories"]}
     return {image: number for number, image in owners.items()}, categories
+
+
+def annotated(path: Path) -> tuple[list[tuple[str, Any]], dict[str, Any]]:
+    """Return the paths and ids of images, and category ids by name, of a COCO file or data set."""
+    if path.is_dir() or path.suffix in (".yaml", ".yml", ".py"):
+        _, parts = recognise(str(path))
+        data = read_sources(parts.get("val") or parts["train"])
+        images = [(x["file_name"], x["image_id"]) for x in data.records]
+        return images, {name: number for number, name in data.names.items()}
+    content = read_coco(str(path))
+    images = [(str(x.get("file_name") or x.get("coco_url")), x["id"]) for x in content["images"]]
+    return images, {x["name"]: x["id"] for x in content["categories"]}
 
 
 def path_ends(path: str) -> list[str]:
@@ -240,9 +247,6 @@ class Run:
         images: number of images and frames so far.
         results: detections so far, in COCO's format, with `file_name` and the `frame` of a video.
         failures: the error of each image that could not be read.
-
-    Raises:
-        InputError: if the annotations lack a class of the detector.
     """
 
     def __init__(self, predictor: Predictor, plan: Plan):
@@ -253,7 +257,7 @@ class Run:
         self.failures: list[str] = []
         self._category_ids = self._categories()
 
-    def _categories(self) -> dict[int, int]:
+    def _categories(self) -> dict[int, Any]:
         """Map class indices to the category ids of the annotations, else of the data set."""
         classes, known = self.predictor.metadata.get("thing_classes"), self.plan.category_ids
         if classes and known is not None:
@@ -272,14 +276,12 @@ class Run:
 
     def _detect_images(self) -> None:
         files = tqdm(self.plan.images, unit="image", disable=not self.plan.images)
-        for found in self.predictor.stream(files, self._skip):
+        failed = self.failures.append
+        for found in self.predictor.stream(files, lambda _, error: failed(str(error))):
             file = found.source
             self._add(found.instances, self.plan.images[file], file_name=str(file))
             if file in self.plan.targets:
                 self._draw(found, self.plan.targets[file])
-
-    def _skip(self, _: Any, error: Exception) -> None:
-        self.failures.append(str(error))
 
     def _draw(self, found: Prediction, path: Path) -> None:
         scale = max(1.0, DRAWN_WIDTH / max(found.image.shape[:2]))

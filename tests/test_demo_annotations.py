@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from samdetr.data.own import YoloFiles
 from samdetr.errors import InputError
 from samdetr.predictor import image_files
 from test_demo import main, script
@@ -60,6 +61,16 @@ def test_categories_have_the_ids_of_the_file():
         "+dataloader.test.dataset.classes=[even,odd]",
     )
     assert {x["category_id"] for x in results} == {5, 9}
+
+
+@pytest.mark.parametrize("what", ["yolo", "yolo/data.yaml"])
+def test_a_data_set_of_another_format_serves_as_annotations(what):
+    files = image_files([INPUTS / "yolo/images/val"])
+    found, categories = script.read_annotations(INPUTS / what, files)
+    records = YoloFiles(str(INPUTS / "yolo/data.yaml"), "val").read().records
+    expected = {Path(x["file_name"]).name: x["image_id"] for x in records}
+    assert {path.name: number for path, number in found.items()} == expected and len(expected) == 4
+    assert set(categories) == {str(digit) for digit in range(10)}
 
 
 @pytest.mark.parametrize(
