@@ -112,7 +112,7 @@ def argument_parser() -> argparse.ArgumentParser:
     model("--dtype", default="float32", help="float16, bfloat16 or float64 (default: float32)")
     model("--batch-size", type=int, default=1, help="images per forward pass (default: 1)")
     add_trust_option(parser)
-    model("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config")
+    model("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides")
     return parser
 
 

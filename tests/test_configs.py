@@ -16,6 +16,7 @@ from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 
 from conftest import make_batch
 from samdetr.engine import build_optimizer, load_config
+from samdetr.engine.config import unread_keys
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 COCO = sorted(x.stem for x in (CONFIGS / "coco").glob("*detr*.py"))  # test_convnets.py: others
@@ -50,6 +51,7 @@ def load(name: str):
 @pytest.mark.parametrize("name", ALL)
 def test_config_survives_a_yaml_round_trip_and_builds_the_same_model(name, tmp_path):
     cfg = load(name)
+    assert not unread_keys(cfg)
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     saved = load_config(str(tmp_path / "config.yaml"))
 

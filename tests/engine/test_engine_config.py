@@ -86,6 +86,9 @@ def test_a_missing_file_and_a_missing_part_are_named(tmp_path):
     config.write_text("train = dict(max_iter=3)\nmodel = dict()\n")
     with pytest.raises(ConfigError, match=r"config\.py lacks dataloader\.train.* lr_multiplier"):
         load_config(str(config))
+    config.write_text("train = dict()\nmodel = (\n")
+    with pytest.raises(ConfigError, match=r"config\.py cannot be read: .*line 2"):
+        load_config(str(config))
     text = tmp_path / "config.txt"
     text.write_text("")
     with pytest.raises(ConfigError, match=r"must be a \.py or \.yaml file"):

@@ -171,7 +171,7 @@ def build(node: Any, key: str) -> Any:
         return instantiate(node)
     except (SamdetrError, ModuleNotFoundError):  # clear without the key, e.g. a missing extra
         raise
-    except (AssertionError, ImportError, TypeError, ValueError) as error:
+    except (AssertionError, ImportError, TypeError, ValueError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{key} cannot be built: {reason}") from error
 
@@ -187,7 +187,8 @@ def _read(path: str, trusted: bool) -> DictConfig:
         else:
             cfg = LazyConfig.load(path) if trusted else read_yaml(path)
     except (SyntaxError, UnicodeDecodeError, RecursionError, *BROKEN) as error:
-        reason = " ".join(str(error).split())
+        line = error.__cause__ if isinstance(error, SyntaxError) else None  # Detectron2 omits it
+        reason = " ".join(f"{error} {line or ''}".split())
         raise ConfigError(f"--config-file {path} cannot be read: {reason}") from error
     lacking = [key for key in REQUIRED if OmegaConf.select(cfg, key, default=NOWHERE) is NOWHERE]
     if lacking:
