@@ -95,7 +95,7 @@ def as_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
     if not deep and (white is None or white >= 255):
         return image
     if white is None and image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers: set dataloader.train.mapper.white")
+        raise ValueError("its pixels are floating-point: set dataloader.{train,test}.mapper.white")
     white = float(white or 65535)
     levels = np.nan_to_num(np.asarray(image).clip(0, white)) * (256 / white)
     return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
