@@ -33,8 +33,7 @@ def image_size(file_name: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with _naming(str(file_name)), Image.open(file_name) as image:
         turned = False
-        with suppress(Exception):  # a damaged EXIF block
-            # Pillow turns a TIFF itself.
+        with suppress(Exception):  # a damaged EXIF block; Pillow turns a TIFF itself
             turned = image.format != "TIFF" and image.getexif().get(0x0112) in (5, 6, 7, 8)
         return image.size[::-1] if turned else image.size
 
