@@ -156,6 +156,11 @@ def test_files_of_other_versions_and_systems_are_read(old, new, tmp_path):
     assert found["best"] == 0.5 and str(found["path"]) == "a"
 
 
+def test_a_file_of_torch_may_have_the_suffix_of_a_pickle(tmp_path):
+    torch.save({"state_dict": OURS}, tmp_path / "file.pkl")
+    assert_ours(load_file(tmp_path / "file.pkl", OURS)["model"])
+
+
 def test_objects_of_other_packages_become_dicts(tmp_path):
     state, rest = loaded(tmp_path, {"model": OURS, "meter": Meter(), "cfg": Settings(lr=0.1)})
     assert_ours(state)

@@ -15,6 +15,7 @@ import os
 import pickle
 import re
 import sys
+import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -93,7 +94,6 @@ def load_file(path: str | Path, model: Mapping[str, Any] | None = None) -> dict[
     Raises:
         CheckpointError: if the file is missing, unreadable or holds no state dict.
     """
-    readers = {".pkl": _read_pickle, ".pyth": _read_pycls, ".safetensors": _read_safetensors}
     try:
         local = str(PathManager.get_local_path(str(path)))
     except Exception as error:  # handlers of URLs raise OSError, HTTPException, ValueError, ...
@@ -101,7 +101,7 @@ def load_file(path: str | Path, model: Mapping[str, Any] | None = None) -> dict[
     if not os.path.isfile(local):
         raise MissingCheckpointError(f"{path} is not a file")
     try:
-        content = readers.get(Path(local).suffix, _read_torch)(local)
+        content = _read(local)
         by_suffix = isinstance(content, dict) and content.get(HEURISTICS)
         weights, remarks = find_weights(content, {} if by_suffix else model or {})
     except Exception as error:  # unpickling damaged bytes can raise anything
@@ -114,15 +114,22 @@ def load_file(path: str | Path, model: Mapping[str, Any] | None = None) -> dict[
     return {**{k: v for k, v in others if not isinstance(v, Tensor)}, "model": weights}
 
 
+def _read(path: str) -> Any:
+    match Path(path).suffix:
+        case ".pkl" if not zipfile.is_zipfile(path):  # else by torch.save
+            return _read_pickle(path)
+        case ".pyth":
+            return _by_suffix(_read_torch(path)["model_state"], "pycls")
+        case ".safetensors":
+            return _read_safetensors(path)
+    return _read_torch(path)
+
+
 def _read_pickle(path: str) -> Any:
     with open(path, "rb") as file:
         content = ArrayUnpickler(file, encoding="latin1").load()  # as Detectron2 reads Python 2's
     zoo = "model" in content and "__author__" in content
     return content if zoo else _by_suffix(content.get("blobs", content), "Caffe2")
-
-
-def _read_pycls(path: str) -> Any:
-    return _by_suffix(_read_torch(path)["model_state"], "pycls")
 
 
 def _by_suffix(weights: Mapping[str, Any], author: str) -> Any:
@@ -157,7 +164,7 @@ def reason(error: Exception) -> str:
     text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
     if refused := re.search(r"GLOBAL (\S+)", text):
         return f"it holds {refused[1]}, which is not a tensor and could run code"
-    text = text.partition("WeightsUnpickler error: ")[2] or text
+    text = (text.partition("WeightsUnpickler error: ")[2] or text).strip()
     line = text.partition("\n")[0].partition(" In PyTorch")[0].rstrip(". ")
     unknown = not line or line.startswith("Weights only load failed")
     return f"its format is unknown ({type(error).__name__})" if unknown else line
@@ -192,7 +199,8 @@ def find_weights(content: Any, model: Mapping[str, Any]) -> tuple[dict[str, Tens
     versions = {f"{x}{k}": v for x, y in dicts for k, v in getattr(y, "_metadata", {}).items()}
     under = {k[len(place) :]: v for k, v in versions.items() if f"{k}.".startswith(place)}
     state._metadata = under  # type: ignore[attr-defined]  # of modules, which torch looks at
-    others = [x[:-1] for x in places[1:] if not _equal(states[x], state)]
+    same = [all(map(torch.equal, states[x].values(), state.values())) for x in places]
+    others = [x[:-1] for x, copied in zip(places, same) if not copied]
     if place in ("", "model.") and not others:
         return state, ""
     rest = f", not those under {', '.join(others)}, which fit as well" if others else ""
@@ -231,7 +239,3 @@ def _tensor(value: Any) -> Tensor | None:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return torch.from_numpy(value.copy())
     return value if isinstance(value, Tensor) else None
-
-
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[x], other[x]) for x in one)
