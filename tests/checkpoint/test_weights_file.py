@@ -11,6 +11,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 import numpy as np
 import pytest
 import torch
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
 
 from samdetr.checkpoint import Checkpointer, InitialCheckpointer, load_file, nearest
 from samdetr.errors import CheckpointError
@@ -182,6 +184,15 @@ def test_a_file_of_another_code_base_shows_the_nearest_names(tmp_path):
     message = str(error.value)
     assert "neck.norm.bias, body.layers.0.weight, body.layers.1.weight in the file" in message
     assert "norm.bias, backbone.0.weight, norm.weight in the model" in message
+
+
+@pytest.mark.parametrize("checkpointer", [Checkpointer, InitialCheckpointer])
+def test_frozen_norms_do_not_count_as_loaded(checkpointer, tmp_path):
+    """They fill the statistics that a file of no version lacks."""
+    model = nn.ModuleDict({"backbone": FrozenBatchNorm2d(2), "head": nn.Linear(2, 2)})
+    torch.save({"model": {"neck.scale": torch.ones(2)}}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="none of its names fit; .* neck.scale in the file"):
+        checkpointer(model).load(str(tmp_path / "file.pth"))
 
 
 def test_each_name_is_nearest_to_one_other():

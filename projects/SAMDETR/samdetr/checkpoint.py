@@ -27,6 +27,7 @@ BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 models keep res5 
 PYRAMID = ("backbone.fpn_", "backbone.top_block.")  # a backbone's file has no feature pyramid
 # Buffers that the config sets anyway, or that frozen and running statistics do not need.
 TOLERATED = ("pixel_mean", "pixel_std", "num_batches_tracked")
+FILLED = ("running_mean", "running_var")  # by frozen norms themselves, where a file lacks them
 TRAINING_ONLY = "denoising."  # a model without denoising loads the file of a model with it
 # Parameters with a row per class: the classifier, and the label embedding of denoising queries.
 OF_CLASSES = (".classes.", "denoising.labels.")
@@ -79,6 +80,7 @@ class Difference(NamedTuple):
         missing, unexpected, shapes = found
         misshapen = {key for key, *_ in shapes}  # counted as missing, too
         loaded = [x for x in model_keys if x not in misshapen.union(missing)]
+        loaded = [x for x in loaded if not x.endswith(FILLED)]
         missing = [x for x in missing if x not in misshapen and not x.endswith(TOLERATED)]
         unexpected = [x for x in unexpected if not x.startswith(TRAINING_ONLY)]
         unexpected = [x for x in unexpected if not x.endswith(TOLERATED)]
@@ -193,7 +195,7 @@ class Checkpointer(DetectionCheckpointer):
             pairs = nearest(difference.unexpected, difference.missing)
             file, model = map(", ".join, zip(*pairs)) if pairs else ("none", "none")
             reason = (
-                f"{fitting or 'none'} of its names fit; of the others, the nearest are {file} in "
+                f"{fitting or 'none'} of its names fit; nearest to each other are {file} in "
                 f"the file and {model} in the model (a backbone's own file needs "
                 f"?{HEURISTICS}=True after its path, one of another code base a conversion by "
                 "tools/convert_checkpoint.py)"
