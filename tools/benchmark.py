@@ -22,7 +22,8 @@ from benchmark import run, table
 from benchmark.cases import DTYPES, WORK, Case, Setting
 from benchmark.loading import Source
 from benchmark.scaling import AXES
-from samdetr.engine import add_trust_option, split_overrides
+from samdetr.engine import add_trust_option
+from samdetr.engine.config import split_overrides
 from samdetr.errors import check_writable, refusing
 
 EPILOG = """

@@ -11,7 +11,8 @@ import argparse
 import sys
 
 from argument_types import image_size
-from samdetr.engine import add_trust_option, split_overrides
+from samdetr.engine import add_trust_option
+from samdetr.engine.config import split_overrides
 from samdetr.errors import refusing
 from samdetr.export import (
     FORMATS,

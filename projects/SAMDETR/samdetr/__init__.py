@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["Predictor", "model_zoo"]
 __version__ = "0.1.0"
 
-# Warnings about calls inside libraries, which nobody who runs this can change; most of them are
-# emitted at import.
+# Warnings about calls inside libraries, which users cannot change. Some are emitted at import.
 for _category, _module, _message in (
     (FutureWarning, "torch.jit", "`torch.jit.script` is deprecated"),
     (FutureWarning, "detectron2.engine", "`broadcast_buffers` is deprecated"),

@@ -68,9 +68,9 @@ REPORTED = (SamdetrError, OSError, ModuleNotFoundError)  # missing files and ext
 
 @contextmanager
 def refusing(program: str) -> Iterator[None]:
-    """Print a user error as one line and exit with `EXIT_CODE`; as a decorator, of a whole `main`.
+    """Print a user error as one line and exit with `EXIT_CODE`; context manager or decorator.
 
-    The command goes on, without a word, when nobody reads its output any more, as in `| head`.
+    If the reader of its output exits, as in `| head`, the command continues silently.
 
     Args:
         program: name of the command, the prefix of the line.
@@ -82,16 +82,16 @@ def refusing(program: str) -> Iterator[None]:
         except REPORTED as error:
             print(f"{program}: {sentence(error)}", file=sys.stderr)
             sys.exit(EXIT_CODE)
-        finally:  # Python itself would report a closed pipe when it flushes at exit
+        finally:  # at exit, Python would report a closed pipe
             out.flush()
             error_out.flush()
 
 
 class Screen:
-    """Text stream that drops what is written to it once its pipe or terminal has gone."""
+    """Text stream that discards its output once its pipe or terminal is closed."""
 
     def __init__(self, stream: TextIO | None):
-        self._stream = stream or io.StringIO()  # a process without a terminal has None
+        self._stream = stream or io.StringIO()  # None without a terminal
 
     def write(self, text: str) -> int:
         self._call(self._stream.write, text)

@@ -1,14 +1,7 @@
 """Training and evaluation: Detectron2's engine on CPU and GPU, in one process or several."""
 
 from ..errors import ConfigError, TrainingError
-from .config import (
-    add_trust_option,
-    argument_parser,
-    configure,
-    load_config,
-    parse_arguments,
-    split_overrides,
-)
+from .config import add_trust_option, argument_parser, configure, load_config, parse_arguments
 from .hooks import killed_process
 from .launch import start
 from .optimizer import BackboneFactor, build_optimizer

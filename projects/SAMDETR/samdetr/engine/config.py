@@ -99,7 +99,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the other arguments and the overrides, which options of several values would take."""
+    """Separate overrides from other arguments, since an option of several values would take them.
+
+    Returns:
+        The other arguments, and the overrides.
+    """
     words, overrides = list[str](), list[str]()
     for before, word in pairwise(["", *(x for x in arguments if x != "--")]):
         is_override = OVERRIDE.match(word) and not before.startswith("-")  # the option's value
@@ -199,25 +203,25 @@ def _read(path: str, trusted: bool) -> DictConfig:
 
 
 def _read_python(path: str) -> DictConfig:
-    """Run a `.py` config; returns its sections, and others of its variables that YAML can hold."""
+    """Run a `.py` config and return its sections, with other variables that YAML can hold."""
     try:
         cfg = LazyConfig.load(path)
-    except OmegaConfBaseException:  # of some dict that is no config, such as {(1, 2): 3}
+    except OmegaConfBaseException:  # some dict cannot be a config, such as {(1, 2): 3}
         values = LazyConfig.load(path, SECTIONS)
         cfg = DictConfig(dict(zip(SECTIONS, values)), flags={"allow_objects": True})
     for name in set(cfg) - {*SECTIONS, *_references(cfg)}:
         try:
             yaml.safe_dump(OmegaConf.to_container(cfg[name]))
-        except yaml.YAMLError:  # of a module, a function, another config
+        except yaml.YAMLError:  # holds a module, a function, another config
             del cfg[name]
     for key, value in _items(OmegaConf.to_container(cfg)):
-        if isinstance(value, os.PathLike):  # YAML has texts alone
+        if isinstance(value, os.PathLike):  # Detectron2 and YAML expect a string
             OmegaConf.update(cfg, key, os.fspath(value))
     return cfg
 
 
 def _references(cfg: DictConfig) -> set[str]:
-    """Names that occur in any `${...}`."""
+    """Return the names that occur in any `${...}`."""
     texts = re.findall(r"\$\{[^}]*", str(OmegaConf.to_container(cfg)))
     return set(re.findall(r"\w+", " ".join(texts)))
 

@@ -167,9 +167,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     if white is not None and OmegaConf.select(cfg, "dataloader.test.mapper.white") is None:
         OmegaConf.update(cfg, "dataloader.test.mapper.white", white)  # reads as in training
     with logging_to(cfg.train.output_dir):
-        # Detectron2 would add escape codes to the content of the file, if pygments is installed.
+        # Given the file, Detectron2 logs its content with escape codes if pygments is installed.
         default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": ""}))
-        logging.getLogger(__name__).info("The config is that of %s", args.config_file)
+        logging.getLogger(__name__).info("Config file: %s", args.config_file)
         share_cores()
         results = (evaluate if args.eval_only else train)(cfg, args.resume)
     if dist.is_initialized():
