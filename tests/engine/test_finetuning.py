@@ -16,7 +16,7 @@ from command_line import train_net
 from conftest import make_model
 from samdetr.checkpoint import Checkpointer, CheckpointError, InitialCheckpointer
 from samdetr.data import SceneParameters, write_mini
-from samdetr.engine import argument_parser, configure
+from samdetr.engine import configure, parse_arguments
 from samdetr.engine.train import Evaluation, build_model, initialize
 from samdetr.modeling import Denoising
 
@@ -101,7 +101,7 @@ def documented_commands():
 
 def ap_before_training(command):
     """AP of what a command starts from."""
-    cfg = configure(argument_parser().parse_args([*command[1:], "train.device=cpu"]))
+    cfg = configure(parse_arguments([*command[1:], "train.device=cpu"]))
     model = build_model(cfg)
     initialize(model, cfg.train.init_checkpoint)
     return Evaluation(cfg, model)()["bbox"]["AP"]

@@ -147,9 +147,9 @@ def load_own_dataset(
         DataError: as `load_detection_dataset`, and if `names` belongs to another data set or an
             object has another class.
     """
-    if OmegaConf.is_config(source):  # `instantiate` makes configs of lists and of what is in them
-        source = OmegaConf.to_object(source)
-    sources = (source,) if isinstance(source, Source) else tuple(source)
+    # `instantiate` makes configs of lists and of the sources in them.
+    plain: Any = OmegaConf.to_object(source) if OmegaConf.is_config(source) else source
+    sources = (plain,) if isinstance(plain, Source) else tuple(plain)
     ids = tuple(range(len(classes)) if category_ids is None else category_ids)
     _register(names, sources, tuple(classes), ids)
     found = indexed(read_sources(sources), classes, f"data set '{names}'")
