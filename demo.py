@@ -225,7 +225,7 @@ def read_annotations(path: Path, images: Sequence[Path]) -> tuple[dict[Path, Any
 def annotated(path: Path) -> tuple[list[tuple[str, Any]], dict[str, Any]]:
     """Return the paths and ids of images, and category ids by name, of a COCO file or data set."""
     if path.is_dir() or path.suffix in (".yaml", ".yml", ".py"):
-        _, parts = recognise(str(path))
+        parts = recognise(str(path))
         data = read_sources(parts.get("val") or parts["train"])
         images = [(x["file_name"], x["image_id"]) for x in data.records]
         return images, {name: number for number, name in data.names.items()}

@@ -64,7 +64,7 @@ MUTANTS = (
     Mutant("grid / ratio", "grid * ratio", "test_deformable"),
     Mutant("offsets / cells", "offsets * cells", "test_deformable"),
     Mutant("True) - self.pixel_mean) / self", "True) - self.pixel_mean) * self", "test_meta_arch"),
-    Mutant("// 256", "% 256", "test_image_kinds"),
+    Mutant("* (256 / white)", "* (128 / white)", "test_image_kinds"),
     Mutant("processes + comm", "processes - comm", "test_data_loading"),
     Mutant("x < last", "x > last", "test_saving"),
 )

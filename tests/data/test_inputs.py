@@ -142,7 +142,8 @@ def test_without_data_to_evaluate_on_the_last_checkpoint_is_the_result(tmp_path)
 def test_a_yolo_data_set_trains_and_is_evaluated(tmp_path, what):
     code, log = run(tmp_path, "--data", str(INPUTS / what))
     assert code == 0
-    assert "'own_train': 4 images, 5 boxes" in log and "'own_val': 4 images, 10 boxes" in log
+    assert "'own_train' is YoloFiles(" in log
+    assert "'own_train': 4 images, 5 boxes, 10 classes" in log and "'own_val': 4 images, 10" in log
     assert "bbox/AP" in (tmp_path / "metrics.json").read_text()
     (polygon,) = instantiate(
         LazyConfig.load(str(tmp_path / "config.yaml")).dataloader.train.dataset

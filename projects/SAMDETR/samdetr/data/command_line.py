@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -95,8 +94,7 @@ def own_datasets(
     if args.data:
         if parts:
             raise ConfigError(f"--data {args.data} excludes the options --train-... and --val-...")
-        kind, parts = recognise(args.data)
-        logging.getLogger("samdetr").info("--data %s is %s", args.data, kind)
+        parts = recognise(args.data)
     datasets = {}
     for part in (part for part in PARTS if part in parts):
         sources = parts[part]

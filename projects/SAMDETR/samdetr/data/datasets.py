@@ -109,8 +109,17 @@ def _read(name: str) -> Annotations:
         found = lvis_records(name, metadata.json_file, metadata.image_root)
         metadata.set(**get_lvis_instances_meta(name))
     else:
-        return Annotations(list(function()), {}, Counter())
+        return Annotations([_copied(record) for record in function()], {}, Counter())
     return indexed(found, metadata.thing_classes, metadata.json_file)
+
+
+def _copied(record: Record) -> Record:
+    """Copy an image of a user's function, with boxes of four numbers."""
+    annotations = record.get("annotations") or []
+    return {
+        **record,
+        "annotations": [{**x, "bbox": four_numbers(x.get("bbox"))} for x in annotations],
+    }
 
 
 def indexed(found: Annotations, classes: Sequence[str], source: object) -> Annotations:
@@ -161,29 +170,28 @@ def usable(
         DataError: if there is no image, an image id is repeated, a category id or box mode is out
             of range, there are boxes but none is usable, or no image file exists.
     """
-    if not found.records:
+    records = found.records
+    if not records:
         raise DataError(f"data set '{name}' has no images")
     bound = _number_of_classes(name, num_classes)
-    ids, faults, records, first = set(), Counter[str](), [], ""
-    for index, record in enumerate(found.records):
-        record = {"image_id": index, "annotations": [], **record}
-        if record["image_id"] in ids:
+    ids, faults, first = set(), Counter[str](), ""
+    for index, record in enumerate(records):
+        if record.setdefault("image_id", index) in ids:
             image = f"data set '{name}': image {index}, {record['file_name']}"
             raise DataError(f"{image} has image_id={record['image_id']!r}, which another has too")
         ids.add(record["image_id"])
         kept = []
         for place, annotation in enumerate(record["annotations"]):
-            box = four_numbers(annotation["bbox"])
-            fault = _fault(annotation, bound) or _flaw(box, annotation["bbox_mode"], record)
+            fault = _fault(annotation, bound) or _flaw(annotation, record)
             if not fault:
-                kept.append({**annotation, "bbox": box})
+                kept.append(annotation)
                 continue
             what = f"data set '{name}': image {index}, {record['file_name']}: annotations[{place}]"
             if "expected" in fault:
                 raise DataError(f"{what} has {fault}")
             faults[fault] += 1
             first = first or what
-        records.append({**record, "annotations": kept})
+        record["annotations"] = kept
     _report(name, records, faults, first)
     for doubt, count in found.doubts.items():
         logger.warning("data set '%s': %d %s", name, count, doubt)
@@ -206,12 +214,12 @@ def _fault(annotation: Record, num_classes: float) -> str:
     return ""
 
 
-def _flaw(box: Sequence[float], mode: BoxMode, record: Record) -> str:
+def _flaw(annotation: Record, record: Record) -> str:
     """Describe why a box cannot be trained on; empty for a usable box."""
-    left, top, right, bottom = box
+    left, top, right, bottom = annotation["bbox"]
     if math.isnan(left):
         return "without four finite numbers"
-    if mode == BoxMode.XYWH_ABS:
+    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:
         right, bottom = left + right, top + bottom
     if min(right - left, bottom - top) < LEAST_SIDE:
         return "without width or height"
@@ -225,7 +233,6 @@ def _report(name: str, records: Sequence[Record], faults: Counter[str], first: s
     boxes = [x for record in records for x in record["annotations"]]
     crowds = sum(1 for x in boxes if x.get("iscrowd"))
     dropped, total = faults.total(), faults.total() + len(boxes)
-    logger.info("data set '%s': %d images, %d boxes", name, len(records), len(boxes))
     kinds = ", ".join(f"{count} {fault}" for fault, count in faults.items())
     if total and dropped + crowds == total:
         kinds += f"{', ' * bool(kinds)}{crowds} crowds (iscrowd or ignore)" if crowds else ""
@@ -244,6 +251,9 @@ def _report(name: str, records: Sequence[Record], faults: Counter[str], first: s
             "are not trained on"
         )
     classes = MetadataCatalog.get(name).get("thing_classes") or []
+    logger.info(
+        f"data set '{name}': {len(records)} images, {len(boxes)} boxes, {len(classes)} classes"
+    )
     seen = {x["category_id"] for x in boxes}
     if boxes and (without := [x for i, x in enumerate(classes) if i not in seen]):
         shown = ", ".join(map(repr, without[:SHOWN])) + ", ..." * (len(without) > SHOWN)

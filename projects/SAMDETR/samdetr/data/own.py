@@ -7,6 +7,7 @@ saves is enough to resume and to evaluate it.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from ..errors import DataError
 from .annotations import Annotations, Record, folder_records, voc_records, yolo_records
 from .coco import coco_records
 from .datasets import indexed, usable
+
+logger = logging.getLogger(__name__)
 
 
 class Source:
@@ -152,6 +155,7 @@ def load_own_dataset(
     sources = (plain,) if isinstance(plain, Source) else tuple(plain)
     ids = tuple(range(len(classes)) if category_ids is None else category_ids)
     _register(names, sources, tuple(classes), ids)
+    logger.info("data set '%s' is %s", names, " and ".join(map(str, sources)))
     found = indexed(read_sources(sources), classes, f"data set '{names}'")
     return usable(names, found, filter_empty, num_classes)
 

@@ -27,8 +27,8 @@ Parts = dict[str, list[Source]]
 """Sources to train on, "train", and to evaluate on, "val"; either may be missing."""
 
 
-def recognise(what: str) -> tuple[str, Parts]:
-    """Return the kind of a data set and the sources of its parts.
+def recognise(what: str) -> Parts:
+    """Return the sources of the parts of a data set.
 
     Args:
         what: a file or a folder.
@@ -47,38 +47,38 @@ def recognise(what: str) -> tuple[str, Parts]:
         )
     if not path.is_dir():
         raise ConfigError(f"--data {what}: there is no such file or folder")
-    found = [(kind, parts) for kind, finder in KINDS.items() if (parts := finder(path))]
+    found = {kind: parts for kind, finder in KINDS.items() if (parts := finder(path))}
     if len(found) != 1:
-        kinds = " and ".join(kind for kind, _ in found) or "none of " + ", ".join(KINDS)
+        kinds = " and ".join(found) or "none of " + ", ".join(KINDS)
         raise ConfigError(
             f"--data {what} is {kinds}: name the file or folder of one kind of data set"
         )
-    return found[0]
+    return found.popitem()[1]
 
 
-def _described(path: Path) -> tuple[str, Parts]:
+def _described(path: Path) -> Parts:
     """Read a file that describes a data set."""
-    try:
-        # LazyConfig's loader for YAML would call what the file names.
-        python = path.suffix == ".py"
-        content = LazyConfig.load(str(path)) if python else _yaml(path)
-    except (SyntaxError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"--data {path}: {error}") from error
+    content = _content(path)
     if OmegaConf.is_config(content):
         content = OmegaConf.to_container(content)
     if not isinstance(content, dict):
         raise ConfigError(f"--data {path}: expected `train` and `val`")
     if "names" in content or "nc" in content:
-        return "a YOLO data set", _yolo(path, content)
+        return _yolo(path, content)
     if not content or not set(content) <= set(PARTS):
         raise ConfigError(f"--data {path}: expected `train` and `val`, or `val` alone")
     folder = str(path.parent)
-    parts = {part: [source_of(x, folder, f"{path}: {part}")] for part, x in content.items()}
-    return "a file that names the parts", parts
+    return {part: [source_of(x, folder, f"{path}: {part}")] for part, x in content.items()}
 
 
-def _yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text("utf-8-sig"))
+def _content(path: Path) -> Any:
+    """Read a .yaml or .py file; LazyConfig's loader for YAML would call what the file names."""
+    try:
+        if path.suffix == ".py":
+            return LazyConfig.load(str(path))
+        return yaml.safe_load(path.read_text("utf-8-sig"))
+    except (SyntaxError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"--data {path}: {error}") from error
 
 
 def source_of(entry: Any, folder: str, what: str) -> Source:
@@ -108,7 +108,7 @@ def _yolo(path: Path, content: Mapping[str, Any]) -> Parts:
 
 def _yolo_folder(folder: Path) -> Parts:
     for path in sorted(x for x in folder.iterdir() if x.suffix in (".yaml", ".yml")):
-        content = _yaml(path)
+        content = _content(path)
         if isinstance(content, dict) and ("names" in content or "nc" in content):
             return _yolo(path, content)
     return {}
