@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time and memory of reading a COCO file, ours beside Detectron2's `load_coco_json`.
 
-Generates a file of COCO's size, 118,000 images with 860,000 boxes, and reads it alternately by each,
+Generates a file of COCO's size, 118,000 images with 860,000 boxes, and reads it by each in turn,
 every time in a process of its own.
 """
 
