@@ -119,15 +119,18 @@ def yolo_parts(path: str) -> dict[str, Any]:
     """Read a `data.yaml` of YOLO: class names by index as `names`, and the paths of its parts.
 
     Raises:
-        DataError: if it is not YAML or has no class names.
+        DataError: if it is not YAML or has no class names, or one twice.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
         names = content.get("names") or range(content["nc"])
         pairs = names.items() if isinstance(names, dict) else enumerate(names)
-        return {**content, "names": {int(index): str(name) for index, name in pairs}}
+        named = {int(index): str(name) for index, name in pairs}
     except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path} is not a data.yaml of YOLO with `names`: {error!r}") from error
+    if twice := [name for name, count in Counter(named.values()).items() if count > 1]:
+        raise DataError(f"{path}: names has {twice[0]!r} for two classes")
+    return {**content, "names": named}
 
 
 def yolo_records(path: str, part: str) -> Annotations:
