@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from argument_types import integer
 from samdetr.errors import refusing
 
 READERS = ("detectron2", "samdetr")
@@ -77,9 +78,9 @@ def read(reader: str, folder: Path) -> None:
 @refusing("benchmark_data.py")
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=118_000, help="default: 118000")
-    parser.add_argument("--boxes", type=int, default=860_000, help="default: 860000")
-    parser.add_argument("--rounds", type=int, default=3, help="readings by each (default: 3)")
+    parser.add_argument("--images", type=integer(1), default=118_000, help="default: 118000")
+    parser.add_argument("--boxes", type=integer(1), default=860_000, help="default: 860000")
+    parser.add_argument("--rounds", type=integer(1), default=3, help="default: 3")
     parser.add_argument("--read", nargs=2, metavar=("READER", "DIR"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.read:
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
                 row = json.loads(output.stdout.splitlines()[-1])
                 seconds.append(row[0]), memory.append(row[1])
                 print(f"{reader:10} {row[0]:6.1f} s {row[1]:6.0f} MB {row[2]:8,} boxes")
-            ratios = seconds[1] / seconds[0], memory[1] / memory[0]
+            ratios = seconds[1] / seconds[0], memory[1] / max(memory[0], 1)
             print(f"{'ratio':10} {ratios[0]:6.2f}   {ratios[1]:6.2f}", flush=True)
 
 
