@@ -132,12 +132,9 @@ def test_a_process_that_dies_ends_the_other_with_a_sentence(whole, tmp_path, mom
     assert_same_run(tmp_path, whole)
 
 
-def launched(by, folder, *overrides):
+def launched(folder, *overrides):
     """Start a toy that would train for hours, in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [ROOT / "train_net.py", "--config-file", TOY]
-    if by == "--num-gpus":
-        command, arguments = [sys.executable], [*arguments, "--num-gpus", "2"]
+    command = [sys.executable, ROOT / "train_net.py", "--config-file", TOY, "--num-gpus", "2"]
     settings = [
         f"train.output_dir={folder}",
         "train.max_iter=1000000",
@@ -146,7 +143,7 @@ def launched(by, folder, *overrides):
     ]
     path = os.pathsep.join(filter(None, sys.path))
     return subprocess.Popen(
-        [*map(str, command + arguments), *settings],
+        [*map(str, command), *settings],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -159,7 +156,7 @@ def children(pid):
     """Processes of a run that its launcher has started."""
     found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     commands = {x: Path(f"/proc/{x}/cmdline").read_text() for x in found}
-    return [x for x, text in commands.items() if "spawn_main" in text or "train_net.py" in text]
+    return [x for x, text in commands.items() if "spawn_main" in text]
 
 
 def wait_for(file, process):
@@ -171,7 +168,7 @@ def wait_for(file, process):
 
 
 def test_a_signal_to_the_process_that_started_the_others_stops_them_all(tmp_path):
-    process = launched("--num-gpus", tmp_path, "train.eval_period=0")
+    process = launched(tmp_path, "train.eval_period=0")
     try:
         wait_for(tmp_path / "last_checkpoint", process)
         process.terminate()
@@ -185,12 +182,11 @@ def test_a_signal_to_the_process_that_started_the_others_stops_them_all(tmp_path
     assert (tmp_path / "last_checkpoint").read_text() in os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("by", ["--num-gpus", "torchrun"])
-def test_what_has_started_the_processes_ends_when_one_dies(tmp_path, by):
-    process = launched(by, tmp_path, "train.eval_period=0")
+def test_what_has_started_the_processes_ends_when_one_dies(tmp_path):
+    process = launched(tmp_path, "train.eval_period=0")
     try:
         wait_for(tmp_path / "last_checkpoint", process)
-        time.sleep(random.Random(by).uniform(0, 0.5))
+        time.sleep(random.uniform(0, 0.5))
         workers = children(process.pid)
         assert len(workers) == 2
         os.kill(workers[1], signal.SIGKILL)
@@ -200,9 +196,8 @@ def test_what_has_started_the_processes_ends_when_one_dies(tmp_path, by):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode not in (0, 2, 75), output
     assert "train_net.py: another process of this run has ended" in output
-    if by == "--num-gpus":
-        assert "of this run (pid" in output and "was killed by SIGKILL" in output
-    assert "the last good checkpoint is" in output.splitlines()[-1] or by == "torchrun"
+    assert "of this run (pid" in output and "was killed by SIGKILL" in output
+    assert "the last good checkpoint is" in output.splitlines()[-1]
     assert not any(Path(f"/proc/{x}").exists() for x in workers)
 
 

@@ -37,7 +37,6 @@ from .coco import coco_records, lvis_records
 
 LEAST_SIDE = 0.01
 """Visible width and height below which a box is dropped: rounding may leave nothing of it."""
-SHOWN = 8  # names in a message
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +57,10 @@ def load_detection_dataset(
             not those of the model or of the other data sets.
     """
     names = [names] if isinstance(names, str) else list(names)
-    if not names:
-        raise DataError("names is empty: expected at least one registered data set")
     records: list[Record] = []
     for name in names:
         records += usable(name, _read(name), filter_empty, num_classes)
-    if MetadataCatalog.get(names[0]).get("thing_classes"):
+    if names and MetadataCatalog.get(names[0]).get("thing_classes"):
         try:
             check_metadata_consistency("thing_classes", names)
         except ValueError as error:
@@ -256,7 +253,7 @@ def _report(name: str, records: Sequence[Record], faults: Counter[str], first: s
     )
     seen = {x["category_id"] for x in boxes}
     if boxes and (without := [x for i, x in enumerate(classes) if i not in seen]):
-        shown = ", ".join(map(repr, without[:SHOWN])) + ", ..." * (len(without) > SHOWN)
+        shown = ", ".join(map(repr, without[:8])) + ", ..." * (len(without) > 8)
         logger.warning(
             f"{len(without)} of {len(classes)} classes have no box in data set '{name}': {shown}"
         )

@@ -6,7 +6,6 @@ saves is enough to resume and to evaluate it.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -116,12 +115,12 @@ def read_sources(sources: Sequence[Source]) -> Annotations:
     pairs = dict.fromkeys(pair for part in parts for pair in part.names.items())
     names = list(dict.fromkeys(name for _, name in pairs))
     unique = len(pairs) == len(names) == len(dict(pairs.keys()))
-    ids = {name: category for category, name in pairs} if unique else {}
-    ids = ids or {name: index for index, name in enumerate(names, 1)}
-    for part in parts:
-        for annotation in itertools.chain.from_iterable(x["annotations"] for x in part.records):
-            annotation["category_id"] = ids[part.names[annotation["category_id"]]]
+    numbered = {name: category for category, name in pairs} if unique else None
+    ids = numbered or {name: index for index, name in enumerate(names, 1)}
     records = [record for part in parts for record in part.records]
+    for part in parts:
+        for annotation in (x for record in part.records for x in record["annotations"]):
+            annotation["category_id"] = ids[part.names[annotation["category_id"]]]
     if len({record["image_id"] for record in records}) < len(records):
         records = [{**record, "image_id": number} for number, record in enumerate(records, 1)]
     doubts = sum((part.doubts for part in parts), Counter[str]())
