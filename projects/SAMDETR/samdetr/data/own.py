@@ -7,6 +7,7 @@ saves is enough to resume and to evaluate it.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +24,12 @@ from .datasets import indexed, usable
 logger = logging.getLogger(__name__)
 
 
-class Source:
+class Source(ABC):
     """Files of a data set, in one of the formats."""
 
+    @abstractmethod
     def read(self) -> Annotations:
         """Read the annotations. Raises DataError, which names the file and the entry."""
-        raise NotImplementedError
 
     @property
     def metadata(self) -> dict[str, Any]:
