@@ -56,13 +56,13 @@ def write(folder: Path, images: int, boxes: int) -> None:
     (folder / "boxes.json").write_text(json.dumps(contents))
 
 
-def read(reader: str, folder: Path) -> None:
+def read(reader: str, folder: str) -> None:
     """Read the file, and print seconds and the MB by which the process has grown at most."""
     from detectron2.data.datasets import load_coco_json, register_coco_instances
 
     from samdetr.data import load_detection_dataset
 
-    arguments = str(folder / "boxes.json"), str(folder / "images")
+    arguments = f"{folder}/boxes.json", f"{folder}/images"
     register_coco_instances("boxes", {}, *arguments)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
@@ -81,16 +81,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=integer(1), default=118_000, help="default: 118000")
     parser.add_argument("--boxes", type=integer(1), default=860_000, help="default: 860000")
     parser.add_argument("--rounds", type=integer(1), default=3, help="default: 3")
-    parser.add_argument("--read", nargs=2, metavar=("READER", "DIR"), help=argparse.SUPPRESS)
+    parser.add_argument("--step", nargs=2, metavar=("NAME", "DIR"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.read:
-        return read(options.read[0], Path(options.read[1]))
+    if options.step and options.step[0] == "write":
+        return write(Path(options.step[1]), options.images, options.boxes)
+    if options.step:
+        return read(*options.step)
+    sizes = ["--images", str(options.images), "--boxes", str(options.boxes)]
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), options.images, options.boxes)
+        # In a process of its own: the peak of a process counts in those that it starts.
+        subprocess.run([sys.executable, __file__, *sizes, "--step", "write", folder], check=True)
         for _ in range(options.rounds):
             seconds, memory = [], []
             for reader in READERS:
-                command = [sys.executable, __file__, "--read", reader, folder]
+                command = [sys.executable, __file__, "--step", reader, folder]
                 output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 row = json.loads(output.stdout.splitlines()[-1])
                 seconds.append(row[0]), memory.append(row[1])
