@@ -61,12 +61,12 @@ def assert_boxes(records, expected):
 
 @contextmanager
 def dropped():
-    """A list of how many boxes each warning says are dropped."""
+    """A list of how many boxes each warning says are not trained on."""
     counts = []
 
     class Counter(logging.Handler):
         def emit(self, record):
-            if "unusable" in (message := record.getMessage()):
+            if "not trained on" in (message := record.getMessage()):
                 counts.append(int(message.split()[0]))
 
     logger, handler = logging.getLogger("samdetr.data.datasets"), Counter(logging.WARNING)

@@ -81,7 +81,7 @@ def test_boxes_are_as_the_oracle_has_them_or_are_counted(module_folder, lists):
     flat = [box for one in boxes for box, _ in one]
     with dropped() as counts:
         if flat and not any(flat):
-            with pytest.raises(DataError, match="boxes of .* are unusable"):
+            with pytest.raises(DataError, match="boxes of .* are not trained on"):
                 load(module_folder)
             return
         records = load(module_folder)

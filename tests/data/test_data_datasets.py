@@ -21,7 +21,7 @@ def registry():
 
 
 def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if "unusable" in r.getMessage()]
+    return [r.getMessage() for r in caplog.records if "not trained on" in r.getMessage()]
 
 
 def boxes(records):
@@ -44,13 +44,13 @@ def test_a_bad_box_is_left_out_and_counted(tmp_path, registry, caplog, bad, kind
     records = load_detection_dataset(name)
     assert boxes(records) == [[GOOD], [GOOD], []]
     (warning,) = warnings(caplog)
-    assert f"2 of 4 boxes of data set '{name}' are unusable: 2 {kind}. " in warning
-    assert warning.endswith(f"{tmp_path}/images/1.png: annotations[1]")
+    assert f"2 of 4 boxes of data set '{name}' are not trained on, 2 {kind}: " in warning
+    assert f"{tmp_path}/images/1.png: annotations[1], " in warning
 
 
 def test_only_bad_boxes_are_an_error(tmp_path, registry):
     name = registry.add(*write_coco(tmp_path, [[[5, 5, 0, 10]], [[50, 5, 1, 1]], []]))
-    with pytest.raises(DataError, match=f"2 of 2 boxes of data set '{name}' are unusable"):
+    with pytest.raises(DataError, match=f"2 of 2 boxes of data set '{name}' are not trained"):
         load_detection_dataset(name)
 
 
@@ -75,7 +75,7 @@ def test_sets_of_different_categories_are_not_joined(tmp_path, registry):
         registry.add(*write_coco(tmp_path / word, [[GOOD]], categories=("cat", word)))
         for word in ("dog", "cow")
     ]
-    with pytest.raises(DataError, match="thing_classes"):
+    with pytest.raises(ValueError, match="thing_classes"):
         load_detection_dataset(names)
 
 
@@ -96,9 +96,9 @@ def test_missing_images_are_counted_and_a_wrong_folder_is_an_error(tmp_path, reg
     os.remove(tmp_path / "images" / "0.png")
     name = registry.add(json_file, image_root)
     assert len(load_detection_dataset(name)) == 2
-    assert f"1 of 2 image files do not exist, the first is {image_root}/0.png" in caplog.text
+    assert f"1 of 2 image files of data set '{name}' do not exist: {image_root}/0" in caplog.text
     name = registry.add(json_file, str(tmp_path))
-    with pytest.raises(DataError, match="2 of 2 image files do not exist"):
+    with pytest.raises(DataError, match="2 of 2 image files .* do not exist"):
         load_detection_dataset(name)
 
 

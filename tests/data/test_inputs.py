@@ -72,7 +72,7 @@ def test_crowds_alone_are_an_error_before_the_first_step(tmp_path, capsys, field
 def test_some_crowds_are_counted(tmp_path):
     code, log = run(tmp_path, *files(INPUTS / "half_crowd.json", parts=["train"]))
     assert code == 0
-    assert len(re.findall("10 of 20 boxes .*'own_train' are crowds", log)) == 1
+    assert len(re.findall("10 of 20 boxes .*'own_train' are not trained on, 10 crowds", log)) == 1
 
 
 def test_more_boxes_than_queries_are_counted(tmp_path):

@@ -203,7 +203,7 @@ def test_a_wrong_file_is_one_sentence_and_exit_code_2(tmp_path, capsys):
 
 def test_a_name_that_is_taken_is_refused_and_an_own_one_is_replaced(tmp_path):
     first, second = write(tmp_path / "first"), write(tmp_path / "second", names=("x", "y", "z"))
-    with pytest.raises(DataError, match="names='mini_val' is already registered"):
+    with pytest.raises(AssertionError, match="'mini_val' is already registered"):
         load_own_dataset("mini_val", first, CLASSES)
     load_own_dataset("own_val", first, CLASSES)
     load_own_dataset("own_val", second, ["y", "z", "x"])

@@ -37,6 +37,20 @@ class Annotations(NamedTuple):
     doubts: Counter[str]  # entries that were understood in part or not at all, by kind
 
 
+def absolute(path: str, folder: str = "") -> str:
+    """Return the absolute form of a path that is relative to a folder; URLs are absolute."""
+    return path if "://" in path else os.path.abspath(os.path.join(folder, path))
+
+
+def whole(value: Any) -> Any:
+    """Return a whole number, also one as float or text, as an int; anything else as it is."""
+    try:
+        number = float(value)
+        return int(number) if number.is_integer() else value
+    except (TypeError, ValueError, OverflowError):
+        return value
+
+
 def four_numbers(box: Any) -> list[float]:
     """Return the coordinates of a box as floats, all NaN if they are not four finite numbers."""
     try:
@@ -145,19 +159,16 @@ def yolo_records(path: str, part: str) -> Annotations:
     Raises:
         DataError: if a path does not exist, or a line has a class that `names` lacks; names it.
     """
-    content = yolo_parts(path)
-    files, records, doubts = _yolo_files(path, content, part), [], Counter[str]()
-    for file in files:
+    content, records = yolo_parts(path), []
+    for file in _yolo_files(path, content, part):
         width, height = image_size(file)
-        annotations = []
-        labels = _yolo_labels(file)
+        annotations, labels = [], _yolo_labels(file)
         lines = labels.read_text(encoding="utf-8-sig").splitlines() if labels.is_file() else ()
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             text, *numbers = line.split()
-            category = int(float(text)) if text.removesuffix(".0").isdecimal() else text
-            if category not in content["names"]:
+            if (category := whole(text)) not in content["names"]:
                 known = f"0 to {len(content['names']) - 1}"
                 raise DataError(f"{labels}:{number} has class {text}, and {path} has {known}")
             box = _yolo_box(numbers, "kpt_shape" in content)
@@ -166,8 +177,7 @@ def yolo_records(path: str, part: str) -> Annotations:
             annotations.append({"category_id": category, "bbox": box, "bbox_mode": mode})
         size = {"width": width, "height": height}
         records.append({"file_name": str(file), **size, "annotations": annotations})
-    _number(records)
-    return Annotations(records, content["names"], doubts)
+    return _numbered(records, content["names"])
 
 
 def _yolo_box(numbers: Sequence[str], keypoints: bool) -> list[float]:
@@ -241,8 +251,7 @@ def folder_records(folder: str) -> Annotations:
         annotations = [{"category_id": kind, "bbox": box, **mode} for kind, box in pairs]
         size = dict(zip(("width", "height"), image_size(file)))
         records.append({"file_name": str(file), **size, "annotations": annotations})
-    _number(records)
-    return Annotations(records, {x: str(x) for x in ordered(categories)}, Counter())
+    return _numbered(records, {x: str(x) for x in ordered(categories)})
 
 
 def ordered(ids: Iterable[Any]) -> list[Any]:
@@ -250,12 +259,13 @@ def ordered(ids: Iterable[Any]) -> list[Any]:
     return sorted(ids, key=lambda x: (isinstance(x, str), x))
 
 
-def _number(records: list[Record]) -> None:
+def _numbered(records: list[Record], names: dict[Any, str]) -> Annotations:
     """Give images their file names as ids, with folders where two have the same name."""
-    names = [os.path.basename(record["file_name"]) for record in records]
     paths = [record["file_name"] for record in records]
-    common = os.path.commonpath(paths) if len(paths) > 1 else ""
-    if len(set(names)) < len(names):
-        names = [os.path.relpath(x, common) for x in paths]
-    for record, name in zip(records, names):
-        record["image_id"] = name
+    ids = [os.path.basename(path) for path in paths]
+    if len(set(ids)) < len(ids):
+        common = os.path.commonpath(paths)
+        ids = [os.path.relpath(path, common) for path in paths]
+    for record, image_id in zip(records, ids):
+        record["image_id"] = image_id
+    return Annotations(records, names, Counter())

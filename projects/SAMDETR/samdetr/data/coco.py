@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ..errors import DataError
-from .annotations import Annotations, Record, around, four_numbers, located, ordered
+from .annotations import Annotations, Record, around, four_numbers, located, ordered, whole
 from .images import image_size
 
 KINDS = ("categories", "images")
+COCO_URL = "http://images.cocodataset.org/"  # before the folder and name of an image
 FALSE = {"", "0", "0.0", "false", "none", "null", "no"}
 
 
@@ -46,15 +46,17 @@ def read_coco(path: str) -> dict[str, Any]:
         contents = json.loads(Path(PathManager.get_local_path(path)).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    lists = [contents.get(kind) for kind in KINDS] if isinstance(contents, dict) else []
-    if not lists or not all(entries and isinstance(entries, list) for entries in lists):
+    if not isinstance(contents, dict) or not all(contents.get(kind) for kind in KINDS):
         raise DataError(f"{path} is not in COCO's format: expected lists 'categories' and 'images'")
     found: dict[str, Any] = {kind: contents[kind] for kind in KINDS}
-    for kind in KINDS:
-        _check_unique(path, kind, "id", found[kind])
-    for entry in found["categories"]:
-        entry["name"] = str(entry["id"] if entry.get("name") in (None, "") else entry["name"])
-    _check_unique(path, "categories", "name", found["categories"])
+    for image in found["images"]:
+        if not isinstance(number := image.get("id"), str):
+            image["id"] = whole(number)
+    for category in found["categories"]:
+        number, name = whole(category.get("id")), category.get("name")
+        category.update(id=number, name=str(number if name in (None, "") else name))
+    for kind, field in (("images", "id"), ("categories", "id"), ("categories", "name")):
+        _check_unique(path, kind, field, found[kind])
     found["doubts"] = Counter[str]()
     if contents.get("annotations") is not None:
         found["annotations"] = _annotations(path, contents["annotations"], found)
@@ -62,63 +64,41 @@ def read_coco(path: str) -> dict[str, Any]:
 
 
 def _check_unique(path: str, kind: str, field: str, entries: list[Record]) -> None:
-    """Check a field of all entries, and make numbers of ids that are whole numbers in text."""
-    values = set()
+    values = {None}
     for index, entry in enumerate(entries):
-        value = entry.get(field) if isinstance(entry, dict) else None
-        if field == "id" and (kind == "categories" or not isinstance(value, str)):
-            value = entry["id"] = whole(value)
-        if value in (None, "") or value in values:
-            problem = "not unique" if value in values else "missing"
-            raise DataError(f"{path}: {kind}[{index}] has {field}={value!r}, which is {problem}")
+        if (value := entry[field]) in values:
+            raise DataError(f"{path}: {kind}[{index}] has {field}={value!r}, expected a unique one")
         values.add(value)
-
-
-def whole(value: Any) -> Any:
-    """Return a whole number, also one as float or text, as an int; anything else as it is."""
-    try:
-        number = float(value)
-        return int(number) if number.is_integer() else value
-    except (TypeError, ValueError, OverflowError):
-        return value
 
 
 def _annotations(path: str, entries: list[Record], found: dict[str, Any]) -> list[Record]:
     """Return the annotations, less those whose image is unknown."""
-    images, categories = (Ids(entry["id"] for entry in found[kind]) for kind in KINDS[::-1])
+    images, categories = (_by_number(found[kind]) for kind in KINDS[::-1])
     doubts: Counter[str] = found["doubts"]
     kept: list[Record] = []
     for index, entry in enumerate(entries):
-        try:
-            image, category = images[entry.get("image_id")], categories[entry.get("category_id")]
-            if category is None:
-                raise DataError(
-                    f"{path}: annotations[{index}] has category_id={entry.get('category_id')!r}, "
-                    "which is the id of none of the categories"
-                )
-            if image is None:
-                doubts["annotations of images that the file does not have, left out"] += 1
-            else:
-                kept.append(_annotation(len(kept) + 1, image, category, entry, doubts))
-        except (AttributeError, TypeError) as error:
-            raise DataError(f"{path}: annotations[{index}] is {entry!r}: {error}") from error
+        category = _find(categories, entry.get("category_id"))
+        image = _find(images, entry.get("image_id"))
+        if category is None:
+            raise DataError(
+                f"{path}: annotations[{index}] has category_id={entry.get('category_id')!r}, "
+                "which is the id of none of the categories"
+            )
+        if image is None:
+            doubts["annotations of images that the file does not have, left out"] += 1
+        else:
+            kept.append(_annotation(len(kept) + 1, image, category, entry, doubts))
     return kept
 
 
-class Ids(dict[Any, Any]):
-    """Ids of a file by themselves and, where only one fits, by the whole numbers they stand for.
+def _by_number(entries: list[Record]) -> dict[Any, Any]:
+    """Map ids, and the whole numbers that ids in text stand for, to the ids."""
+    ids = [entry["id"] for entry in entries]
+    return {**{whole(x): x for x in ids}, **dict(zip(ids, ids))}
 
-    A value that is no id gives None.
-    """
 
-    def __init__(self, ids: Iterable[Any]):
-        super().__init__((x, x) for x in ids)
-        texts = [x for x in self if isinstance(x, str)]
-        numbers = Counter(whole(x) for x in texts)
-        self.update({whole(x): x for x in texts if numbers[whole(x)] == 1 and whole(x) not in self})
-
-    def __missing__(self, value: Any) -> Any:
-        return self.get(whole(value))
+def _find(ids: Mapping[Any, Any], value: Any) -> Any:
+    return ids[value] if value in ids else ids.get(whole(value))
 
 
 def _annotation(
@@ -131,9 +111,8 @@ def _annotation(
     box = four_numbers(sides)
     size = max(box[2], 0) * max(box[3], 0)
     area = entry.get("area")
-    if area is None or isinstance(area, str):
-        area = float(area) if area else size
-    elif area > 1.05 * size + 1 or area < 0.01 * size:  # that of a mask is smaller than the box
+    area = size if area in (None, "") else float(area)
+    if area > 1.05 * size + 1 or area < 0.01 * size:  # that of a mask is smaller than the box
         doubts["values of `area`, by which COCO's AP tells sizes apart, contradict the boxes"] += 1
     crowd = entry.get("iscrowd") or entry.get("ignore")
     return {
@@ -146,82 +125,35 @@ def _annotation(
     }
 
 
-def coco_records(path: str, image_root: str) -> Annotations:
-    """Read a file in COCO's format; categories are ordered by their ids.
+def coco_records(path: str, image_root: str, file_key: str = "file_name") -> Annotations:
+    """Read a file in COCO's or LVIS's format; categories are ordered by their ids.
 
     Args:
         path: of the annotation file.
         image_root: folder that file names are relative to; see `located`.
-    """
-    contents = read_coco(path)
-    names = {category["id"]: category["name"] for category in contents["categories"]}
-    remote = "://" in image_root
-
-    def file_name(image: Record) -> str:
-        name = image["file_name"]
-        return f"{image_root.rstrip('/')}/{name}" if remote else located(name, image_root)
-
-    records = _records(path, contents, file_name)
-    return Annotations(records, {x: names[x] for x in ordered(names)}, contents["doubts"])
-
-
-def lvis_records(name: str, path: str, image_root: str) -> Annotations:
-    """Read a file in LVIS's format, whose classes are those of a version of LVIS.
-
-    Args:
-        name: of the registered data set, which contains the version.
-        path, image_root: as for `coco_records`.
+        file_key: of the names of image files: `coco_url` in LVIS's format.
 
     Raises:
-        DataError: as `read_coco`, and if a category is not the one that LVIS has under its id.
+        DataError: as `read_coco`, and if an image has no file name.
+        ImageError: if an image has no size and its file cannot be read.
     """
     contents = read_coco(path)
-    metadata = get_lvis_instances_meta(name)
-    classes = metadata["thing_classes"]
-    ids = metadata.get("thing_dataset_id_to_contiguous_id")
-    names = {x: classes[i] for x, i in (ids or {i + 1: i for i in range(len(classes))}).items()}
-    for index, category in enumerate(contents["categories"]):
-        expected = names.get(category["id"])
-        # Detectron2 names a category by its first synonym.
-        if expected not in (category["name"], *category.get("synonyms", [])[:1]):
-            raise DataError(
-                f"{path}: categories[{index}] has name={category['name']!r}, but category "
-                f"{category['id']} of this version of LVIS is {expected!r}"
-            )
-
-    def file_name(image: Record) -> str:
-        return image_root + "/".join(image["coco_url"].split("/")[-2:])
-
-    return Annotations(_records(path, contents, file_name), names, contents["doubts"])
-
-
-def _records(
-    path: str, contents: Mapping[str, Any], file_name: Callable[[Record], str]
-) -> list[Record]:
-    """Return Detectron2's dicts; sizes that the file lacks are read from the images."""
     annotations = defaultdict(list)
     for entry in contents.get("annotations", []):
         image_id = entry.pop("image_id")
         del entry["id"], entry["area"]
         entry["bbox_mode"] = BoxMode.XYWH_ABS
         annotations[image_id].append(entry)
+    images = {image["id"]: image for image in contents["images"]}
     records = []
-    for image in sorted(contents["images"], key=lambda x: (isinstance(x["id"], str), x["id"])):
-        try:
-            file = file_name(image)
-            size = image.get("width"), image.get("height")
-            width, height = map(int, map(float, size)) if all(size) else image_size(file)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{path}: image {image['id']!r} needs a file name, width and height: {error!r}"
-            ) from error
-        records.append(
-            {
-                "file_name": file,
-                "width": width,
-                "height": height,
-                "image_id": image["id"],
-                "annotations": annotations[image["id"]],
-            }
-        )
-    return records
+    for number in ordered(images):
+        if not (name := images[number].get(file_key)):
+            raise DataError(f"{path}: image {number!r} needs a file name, `{file_key}`")
+        file = located(name.removeprefix(COCO_URL), image_root)
+        width, height = (whole(images[number].get(x)) for x in ("width", "height"))
+        if not width or not height:
+            width, height = image_size(file)
+        own = {"image_id": number, "annotations": annotations[number]}
+        records.append({"file_name": file, "width": width, "height": height, **own})
+    names = {category["id"]: category["name"] for category in contents["categories"]}
+    return Annotations(records, {x: names[x] for x in ordered(names)}, contents["doubts"])

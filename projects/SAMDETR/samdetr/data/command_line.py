@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError, DataError
 from ..evaluation import DetectionEvaluator
-from .annotations import Annotations
+from .annotations import Annotations, absolute
 from .datasets import indexed
 from .own import CocoFiles, Source, VocFolder, load_own_dataset, read_sources
 from .recognition import Parts, recognise
@@ -162,7 +162,7 @@ def _named_parts(args: argparse.Namespace) -> Parts:
         files, folders = (getattr(args, f"{part}_{key}") or [] for key in ("json", "images"))
         folder, split = getattr(args, f"{part}_voc") or ("", "")
         if folder:
-            parts[part] = [VocFolder(_absolute(folder), split)]
+            parts[part] = [VocFolder(absolute(folder), split)]
         if not files and not folders:
             continue
         if folder or not files or len(folders) not in (1, len(files)):
@@ -174,9 +174,5 @@ def _named_parts(args: argparse.Namespace) -> Parts:
         for file, images in pairs:
             if "://" not in images and not os.path.isdir(images):
                 raise DataError(f"{images}, the images of {file}, is not a folder")
-            parts.setdefault(part, []).append(CocoFiles(_absolute(file), _absolute(images)))
+            parts.setdefault(part, []).append(CocoFiles(absolute(file), absolute(images)))
     return parts
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)

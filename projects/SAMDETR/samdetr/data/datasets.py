@@ -8,6 +8,7 @@ Units: pixels.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -33,10 +34,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..errors import DataError
 from .annotations import Annotations, Record, four_numbers, voc_records
-from .coco import coco_records, lvis_records
+from .coco import coco_records
 
 LEAST_SIDE = 0.01
 """Visible width and height below which a box is dropped: rounding may leave nothing of it."""
+
+CROWD = "crowds (iscrowd or ignore)"
+MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +58,15 @@ def load_detection_dataset(
     Raises:
         DataError: if a data set is not registered, cannot be read, has no images, boxes but none
             that is usable, repeated image ids or category ids out of range, or if its classes are
-            not those of the model or of the other data sets.
+            not those of the model.
+        ValueError: if the classes of several data sets differ.
     """
     names = [names] if isinstance(names, str) else list(names)
     records: list[Record] = []
     for name in names:
         records += usable(name, _read(name), filter_empty, num_classes)
     if names and MetadataCatalog.get(names[0]).get("thing_classes"):
-        try:
-            check_metadata_consistency("thing_classes", names)
-        except ValueError as error:
-            raise DataError(f"data sets {names} differ in their classes: {error}") from error
+        check_metadata_consistency("thing_classes", names)
     return records
 
 
@@ -103,8 +105,11 @@ def _read(name: str) -> Annotations:
         metadata.thing_classes = list(found.names.values())
         metadata.thing_dataset_id_to_contiguous_id = {x: i for i, x in enumerate(found.names)}
     elif origin == register_lvis_instances.__module__:
-        found = lvis_records(name, metadata.json_file, metadata.image_root)
         metadata.set(**get_lvis_instances_meta(name))
+        found = coco_records(metadata.json_file, metadata.image_root, "coco_url")
+        # By their ids, not by the names of the file: Detectron2 has the first synonym as the name.
+        ids = metadata.get("thing_dataset_id_to_contiguous_id") or itertools.count(1)
+        found = found._replace(names=dict(zip(ids, metadata.thing_classes)))
     else:
         return Annotations([_copied(record) for record in function()], {}, Counter())
     return indexed(found, metadata.thing_classes, metadata.json_file)
@@ -112,11 +117,8 @@ def _read(name: str) -> Annotations:
 
 def _copied(record: Record) -> Record:
     """Copy an image of a user's function, with boxes of four numbers."""
-    annotations = record.get("annotations") or []
-    return {
-        **record,
-        "annotations": [{**x, "bbox": four_numbers(x.get("bbox"))} for x in annotations],
-    }
+    entries = [{**x, "bbox": four_numbers(x.get("bbox"))} for x in record.get("annotations") or []]
+    return {**record, "annotations": entries}
 
 
 def indexed(found: Annotations, classes: Sequence[str], source: object) -> Annotations:
@@ -135,13 +137,57 @@ def indexed(found: Annotations, classes: Sequence[str], source: object) -> Annot
     for record in found.records:
         for index, annotation in enumerate(record["annotations"]):
             category = annotation["category_id"]
-            number = annotation["category_id"] = by_id[category]
+            number = annotation["category_id"] = by_id.get(category)
             if number is None:
                 raise DataError(
                     f"{source}: object {index} of {record['file_name']} has the class "
-                    f"{found.names[category]!r}, expected one of {list(classes)}"
+                    f"{found.names.get(category, category)!r}, expected one of {list(classes)}"
                 )
     return found
+
+
+def usable(
+    name: str, found: Annotations, filter_empty: bool, num_classes: int | None
+) -> list[Record]:
+    """Return the images with their usable boxes, and log what they are and what is missing.
+
+    Args: as for `load_detection_dataset`.
+
+    Raises:
+        DataError: if there is no image, an image id is repeated, a category id or box mode is out
+            of range, there are boxes but none to train on, or no image file exists.
+    """
+    records, data = found.records, f"data set '{name}'"
+    if not records:
+        raise DataError(f"{data} has no images")
+    classes = MetadataCatalog.get(name).get("thing_classes") or []
+    bound = _number_of_classes(name, num_classes)
+    ids, boxes, untrained = set(), 0, list[tuple[str, str]]()
+    for index, record in enumerate(records):
+        image = f"{data}: image {index}, {record['file_name']}"
+        if record.setdefault("image_id", index) in ids:
+            raise DataError(f"{image} has image_id={record['image_id']!r}, which another has too")
+        ids.add(record["image_id"])
+        boxes += len(record["annotations"])
+        untrained += _drop_unusable(record, bound, image)
+    kinds = Counter(kind for kind, _ in untrained)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    _report(f"boxes of {data} are not trained on, {counts}", boxes, [x for _, x in untrained])
+    files = [record["file_name"] for record in records]
+    missing = [x for x in files if "://" not in x and not os.path.isfile(x)]
+    _report(f"image files of {data} do not exist", len(files), missing)
+    seen = {x["category_id"] for record in records for x in record["annotations"]}
+    without = [repr(x) for i, x in enumerate(classes) if seen and i not in seen]
+    _report(f"classes have no box in {data}", len(classes), without)
+    for doubt, count in found.doubts.items():
+        logger.warning("%s: %d %s", data, count, doubt)
+    logger.info("%s: %d images, %d boxes, %d classes", data, len(records), boxes, len(classes))
+    _box_counts[name] = [len(record["annotations"]) for record in records]
+    if filter_empty:
+        records = filter_images_with_only_crowd_annotations(records)
+    if classes:
+        print_instances_class_histogram(records, classes)
+    return records
 
 
 def _number_of_classes(name: str, num_classes: int | None) -> float:
@@ -156,63 +202,26 @@ def _number_of_classes(name: str, num_classes: int | None) -> float:
     return math.inf if number is None else number
 
 
-def usable(
-    name: str, found: Annotations, filter_empty: bool, num_classes: int | None
-) -> list[Record]:
-    """Return the images with their usable boxes, and log what they are and what is missing.
-
-    Args: as for `load_detection_dataset`.
-
-    Raises:
-        DataError: if there is no image, an image id is repeated, a category id or box mode is out
-            of range, there are boxes but none is usable, or no image file exists.
-    """
-    records = found.records
-    if not records:
-        raise DataError(f"data set '{name}' has no images")
-    bound = _number_of_classes(name, num_classes)
-    ids, faults, first = set(), Counter[str](), ""
-    for index, record in enumerate(records):
-        if record.setdefault("image_id", index) in ids:
-            image = f"data set '{name}': image {index}, {record['file_name']}"
-            raise DataError(f"{image} has image_id={record['image_id']!r}, which another has too")
-        ids.add(record["image_id"])
-        kept = []
-        for place, annotation in enumerate(record["annotations"]):
-            fault = _fault(annotation, bound) or _flaw(annotation, record)
-            if not fault:
-                kept.append(annotation)
-                continue
-            what = f"data set '{name}': image {index}, {record['file_name']}: annotations[{place}]"
-            if "expected" in fault:
-                raise DataError(f"{what} has {fault}")
-            faults[fault] += 1
-            first = first or what
-        record["annotations"] = kept
-    _report(name, records, faults, first)
-    for doubt, count in found.doubts.items():
-        logger.warning("data set '%s': %d %s", name, count, doubt)
-    _box_counts[name] = [len(record["annotations"]) for record in records]
-    _check_files(name, [record["file_name"] for record in records])
-    if filter_empty:
-        records = filter_images_with_only_crowd_annotations(records)
-    if classes := MetadataCatalog.get(name).get("thing_classes"):
-        print_instances_class_histogram(records, classes)
-    return records
-
-
-def _fault(annotation: Record, num_classes: float) -> str:
-    """Describe a category or a box mode that is out of range; empty if they are right."""
-    category, mode = annotation.get("category_id"), annotation.get("bbox_mode")
-    if category is None or not 0 <= category < num_classes:
-        return f"category_id={category!r}, expected 0 to {num_classes - 1}"
-    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
-        return f"bbox_mode={mode!r}, expected BoxMode.XYXY_ABS or XYWH_ABS"
-    return ""
+def _drop_unusable(record: Record, num_classes: float, image: str) -> list[tuple[str, str]]:
+    """Drop the unusable boxes of an image; return kind and place of each that is not trained on."""
+    kept, untrained = [], []
+    for index, annotation in enumerate(record["annotations"]):
+        category, mode = annotation.get("category_id"), annotation.get("bbox_mode")
+        if category is None or not 0 <= category < num_classes or mode not in MODES:
+            raise DataError(
+                f"{image}: annotations[{index}] has category_id={category!r} and bbox_mode={mode!r}"
+                f", expected 0 to {num_classes - 1} and BoxMode.XYXY_ABS or XYWH_ABS"
+            )
+        if flaw := _flaw(annotation, record):
+            untrained.append((flaw, f"{image}: annotations[{index}]"))
+        if flaw in ("", CROWD):
+            kept.append(annotation)
+    record["annotations"] = kept
+    return untrained
 
 
 def _flaw(annotation: Record, record: Record) -> str:
-    """Describe why a box cannot be trained on; empty for a usable box."""
+    """Describe why a box is not trained on; empty for one that is."""
     left, top, right, bottom = annotation["bbox"]
     if math.isnan(left):
         return "without four finite numbers"
@@ -222,44 +231,27 @@ def _flaw(annotation: Record, record: Record) -> str:
         return "without width or height"
     visible_width = min(right, record.get("width", right)) - max(left, 0)
     visible_height = min(bottom, record.get("height", bottom)) - max(top, 0)
-    return "outside the image" if min(visible_width, visible_height) < LEAST_SIDE else ""
+    if min(visible_width, visible_height) < LEAST_SIDE:
+        return "outside the image"
+    return CROWD if annotation.get("iscrowd") else ""
 
 
-def _report(name: str, records: Sequence[Record], faults: Counter[str], first: str) -> None:
-    """Log the size of a data set, and count boxes that are unusable or not trained on."""
-    boxes = [x for record in records for x in record["annotations"]]
-    crowds = sum(1 for x in boxes if x.get("iscrowd"))
-    dropped, total = faults.total(), faults.total() + len(boxes)
-    kinds = ", ".join(f"{count} {fault}" for fault, count in faults.items())
-    if total and dropped + crowds == total:
-        kinds += f"{', ' * bool(kinds)}{crowds} crowds (iscrowd or ignore)" if crowds else ""
-        where = f"; the first is {first}" if first else ""
-        raise DataError(
-            f"{total} of {total} boxes of data set '{name}' are unusable: {kinds}{where}"
-        )
-    if dropped:
-        logger.warning(
-            f"{dropped} of {total} boxes of data set '{name}' are unusable: {kinds}. They are "
-            f"dropped; the first is {first}"
-        )
-    if crowds:
-        logger.warning(
-            f"{crowds} of {total} boxes of data set '{name}' are crowds (iscrowd or ignore), which "
-            "are not trained on"
-        )
-    classes = MetadataCatalog.get(name).get("thing_classes") or []
-    logger.info(
-        f"data set '{name}': {len(records)} images, {len(boxes)} boxes, {len(classes)} classes"
-    )
-    seen = {x["category_id"] for x in boxes}
-    if boxes and (without := [x for i, x in enumerate(classes) if i not in seen]):
-        shown = ", ".join(map(repr, without[:8])) + ", ..." * (len(without) > 8)
-        logger.warning(
-            f"{len(without)} of {len(classes)} classes have no box in data set '{name}': {shown}"
-        )
+def _report(what: str, total: int, entries: Sequence[str]) -> None:
+    """Warn of entries that are missing or left out; it is an error if these are all."""
+    if entries:
+        shown = ", ".join(entries[:3]) + ", ..." * (len(entries) > 3)
+        message = f"{len(entries)} of {total} {what}: {shown}"
+        if len(entries) == total:
+            raise DataError(message)
+        logger.warning(message)
 
 
 _box_counts: dict[str, list[int]] = {}  # of the images of each data set that was loaded
+
+
+def _names(dataset: Mapping[str, Any]) -> Sequence[str]:
+    names = dataset.get("names", [])
+    return [names] if isinstance(names, str) else names
 
 
 def check_limits(dataset: Mapping[str, Any], limits: Mapping[str, int | None]) -> None:
@@ -269,8 +261,7 @@ def check_limits(dataset: Mapping[str, Any], limits: Mapping[str, int | None]) -
         dataset: node of a config, with the `names` of data sets that were loaded.
         limits: numbers of boxes by the config keys that set them.
     """
-    names = dataset.get("names", [])
-    for name in [names] if isinstance(names, str) else names:
+    for name in _names(dataset):
         counts = _box_counts.get(name, [])
         for key, limit in limits.items():
             if limit is not None and (above := [count for count in counts if count > limit]):
@@ -279,19 +270,6 @@ def check_limits(dataset: Mapping[str, Any], limits: Mapping[str, int | None]) -
                     f"than {key}={limit}, up to {max(above)}, and the model finds no more than "
                     "that in an image"
                 )
-
-
-def _check_files(name: str, files: Sequence[str]) -> None:
-    """Warn of missing image files; fail if all are missing, which means a wrong folder."""
-    missing = [file for file in files if "://" not in file and not os.path.isfile(file)]
-    if missing:
-        message = (
-            f"data set '{name}': {len(missing)} of {len(files)} image files do not exist, "
-            f"the first is {missing[0]}"
-        )
-        if len(missing) == len(files):
-            raise DataError(message)
-        logger.warning(message)
 
 
 def metadata_of(cfg: DictConfig, checkpoint: Mapping[str, Any] | None = None) -> Metadata:
@@ -309,8 +287,7 @@ def metadata_of(cfg: DictConfig, checkpoint: Mapping[str, Any] | None = None) ->
         numbers = {category: index for index, category in enumerate(ids)}
         found = Metadata(thing_classes=classes, thing_dataset_id_to_contiguous_id=numbers)
     else:
-        names = dataset.get("names", [])
-        names = [names] if isinstance(names, str) else names
+        names = _names(dataset)
         found = MetadataCatalog.get(names[0]) if names else Metadata()
     kept = (checkpoint or {}).get("metadata")
     if isinstance(kept, dict) and "thing_classes" in kept:

@@ -10,13 +10,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
 
-from ..errors import DataError
 from .annotations import Annotations, Record, folder_records, voc_records, yolo_records
 from .coco import coco_records
 from .datasets import indexed, usable
@@ -24,6 +23,7 @@ from .datasets import indexed, usable
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class Source(ABC):
     """Files of a data set, in one of the formats."""
 
@@ -31,10 +31,9 @@ class Source(ABC):
     def read(self) -> Annotations:
         """Read the annotations. Raises DataError, which names the file and the entry."""
 
-    @property
     def metadata(self) -> dict[str, Any]:
-        """Detectron2's metadata by which its evaluators find the files."""
-        return {}
+        """Return Detectron2's metadata by which its evaluators find the files."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,6 @@ class CocoFiles(Source):
     def read(self) -> Annotations:
         return coco_records(self.json_file, self.image_root)
 
-    @property
-    def metadata(self) -> dict[str, Any]:
-        return {"json_file": self.json_file, "image_root": self.image_root}
-
 
 @dataclass(frozen=True)
 class VocFolder(Source):
@@ -73,7 +68,6 @@ class VocFolder(Source):
     def read(self) -> Annotations:
         return voc_records(self.folder, self.split)
 
-    @property
     def metadata(self) -> dict[str, Any]:
         return {"dirname": self.folder, "split": self.split, "year": 2007}
 
@@ -114,18 +108,17 @@ def read_sources(sources: Sequence[Source]) -> Annotations:
     if len(parts) == 1:
         return parts[0]
     pairs = dict.fromkeys(pair for part in parts for pair in part.names.items())
-    names = list(dict.fromkeys(name for _, name in pairs))
-    unique = len(pairs) == len(names) == len(dict(pairs.keys()))
-    numbered = {name: category for category, name in pairs} if unique else None
-    ids = numbered or {name: index for index, name in enumerate(names, 1)}
-    records = [record for part in parts for record in part.records]
+    ids = {name: category for category, name in pairs}
+    if not len(pairs) == len(ids) == len(set(ids.values())):
+        ids = {name: number for number, name in enumerate(ids, 1)}
     for part in parts:
         for annotation in (x for record in part.records for x in record["annotations"]):
             annotation["category_id"] = ids[part.names[annotation["category_id"]]]
+    records = [record for part in parts for record in part.records]
     if len({record["image_id"] for record in records}) < len(records):
         records = [{**record, "image_id": number} for number, record in enumerate(records, 1)]
     doubts = sum((part.doubts for part in parts), Counter[str]())
-    return Annotations(records, {ids[name]: name for name in names}, doubts)
+    return Annotations(records, {number: name for name, number in ids.items()}, doubts)
 
 
 def load_own_dataset(
@@ -147,37 +140,27 @@ def load_own_dataset(
         filter_empty, num_classes: as for `load_detection_dataset`.
 
     Raises:
-        DataError: as `load_detection_dataset`, and if `names` belongs to another data set or an
-            object has another class.
+        DataError: as `load_detection_dataset`, and if an object has another class.
+        AssertionError: if `names` belongs to another data set.
     """
     # `instantiate` makes configs of lists and of the sources in them.
     plain: Any = OmegaConf.to_object(source) if OmegaConf.is_config(source) else source
     sources = (plain,) if isinstance(plain, Source) else tuple(plain)
-    ids = tuple(range(len(classes)) if category_ids is None else category_ids)
-    _register(names, sources, tuple(classes), ids)
+    if names in _registered:
+        DatasetCatalog.remove(names)
+        MetadataCatalog.remove(names)
+    # Evaluators call the function, or read the files themselves where there is one of theirs.
+    DatasetCatalog.register(names, lambda: indexed(read_sources(sources), classes, names).records)
+    _registered.add(names)
+    ids = range(len(classes)) if category_ids is None else category_ids
+    MetadataCatalog.get(names).set(
+        thing_classes=list(classes),
+        thing_dataset_id_to_contiguous_id={x: i for i, x in enumerate(ids)},
+        **(sources[0].metadata() if len(sources) == 1 else {}),
+    )
     logger.info("data set '%s' is %s", names, " and ".join(map(str, sources)))
     found = indexed(read_sources(sources), classes, f"data set '{names}'")
     return usable(names, found, filter_empty, num_classes)
 
 
-_registered: dict[str, tuple[Any, ...]] = {}
-
-
-def _register(
-    name: str, sources: tuple[Source, ...], classes: tuple[str, ...], ids: tuple[Any, ...]
-) -> None:
-    if name in DatasetCatalog:
-        if _registered.get(name) == (sources, classes, ids):
-            return
-        if name not in _registered:
-            raise DataError(f"names={name!r} is already registered: choose another name")
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    # Evaluators call the function, or read the files themselves where there is one of theirs.
-    DatasetCatalog.register(name, lambda: indexed(read_sources(sources), classes, name).records)
-    MetadataCatalog.get(name).set(
-        thing_classes=list(classes),
-        thing_dataset_id_to_contiguous_id={x: i for i, x in enumerate(ids)},
-        **(sources[0].metadata if len(sources) == 1 else {}),
-    )
-    _registered[name] = sources, classes, ids
+_registered = set[str]()

@@ -17,11 +17,13 @@ from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 
 from ..errors import ConfigError
-from .annotations import located
+from .annotations import absolute, located
 from .own import CocoFiles, ImageFolder, Source, VocFolder, YoloFiles
 
 PARTS = {"train": ("train", "trainval", "training"), "val": ("val", "valid", "validation", "test")}
 """Names of the parts to train and to evaluate on, the preferred ones first."""
+
+DESCRIPTIONS = (".yaml", ".yml", ".py")  # suffixes of files that name those of a data set
 
 Parts = dict[str, list[Source]]
 """Sources to train on, "train", and to evaluate on, "val"; either may be missing."""
@@ -38,61 +40,50 @@ def recognise(what: str) -> Parts:
         DataError: if a file of the data set cannot be read.
     """
     path = Path(os.path.abspath(what))
-    if path.suffix in (".yaml", ".yml", ".py") and path.is_file():
-        return _described(path)
-    if path.is_file():
-        raise ConfigError(
-            f"--data {what}: expected a folder, a .yaml or a .py file; a file in COCO's format is "
-            "named by --train-json FILE --train-images DIR"
-        )
-    if not path.is_dir():
-        raise ConfigError(f"--data {what}: there is no such file or folder")
+    if path.suffix in DESCRIPTIONS:
+        content = _content(path)
+        return _yolo(path, content) or _described(path, content)
     found = {kind: parts for kind, finder in KINDS.items() if (parts := finder(path))}
     if len(found) != 1:
-        kinds = " and ".join(found) or "none of " + ", ".join(KINDS)
+        none = "none of " + ", ".join(KINDS) if path.exists() else "no file or folder"
         raise ConfigError(
-            f"--data {what} is {kinds}: name the file or folder of one kind of data set"
+            f"--data {what} is {' and '.join(found) or none}: name the file or folder of one kind "
+            "of data set; a file in COCO's format is named by --train-json FILE --train-images DIR"
         )
     return found.popitem()[1]
 
 
-def _described(path: Path) -> Parts:
-    """Read a file that describes a data set."""
-    content = _content(path)
-    if OmegaConf.is_config(content):
-        content = OmegaConf.to_container(content)
-    if not isinstance(content, dict):
-        raise ConfigError(f"--data {path}: expected `train` and `val`")
-    if "names" in content or "nc" in content:
-        return _yolo(path, content)
-    if not content or not set(content) <= set(PARTS):
-        raise ConfigError(f"--data {path}: expected `train` and `val`, or `val` alone")
-    folder = str(path.parent)
-    return {part: [source_of(x, folder, f"{path}: {part}")] for part, x in content.items()}
-
-
-def _content(path: Path) -> Any:
+def _content(path: Path) -> dict[str, Any]:
     """Read a .yaml or .py file; LazyConfig's loader for YAML would call what the file names."""
     try:
         if path.suffix == ".py":
-            return LazyConfig.load(str(path))
-        return yaml.safe_load(path.read_text("utf-8-sig"))
+            content: Any = OmegaConf.to_container(LazyConfig.load(str(path)))
+        else:
+            content = yaml.safe_load(path.read_text("utf-8-sig"))
     except (SyntaxError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"--data {path}: {error}") from error
+    return content if isinstance(content, dict) else {}
 
 
-def source_of(entry: Any, folder: str, what: str) -> Source:
-    """Return the source that a mapping with `json` and `images`, or `voc` and `split`, names."""
-
-    def absolute(path: str) -> str:
-        return path if "://" in path else os.path.abspath(os.path.join(folder, path))
-
-    match entry:
-        case {"json": str(json), "images": str(images), **others} if not others:
-            return CocoFiles(absolute(json), absolute(images))
-        case {"voc": str(voc), "split": split, **others} if not others:
-            return VocFolder(absolute(voc), str(split))
-    raise ConfigError(f"{what} has {entry}, expected json and images, or voc and split")
+def _described(path: Path, content: Mapping[str, Any]) -> Parts:
+    """Return the sources that mappings with `json` and `images`, or `voc` and `split`, name."""
+    parts: Parts = {}
+    folder = str(path.parent)
+    for part, entry in content.items():
+        source: Source
+        match entry:
+            case {"json": json, "images": images}:
+                source = CocoFiles(absolute(json, folder), absolute(images, folder))
+            case {"voc": voc, "split": split}:
+                source = VocFolder(absolute(voc, folder), str(split))
+            case _:
+                raise ConfigError(
+                    f"{path}: {part} has {entry}, expected json and images, or voc and split"
+                )
+        parts[part] = [source]
+    if not parts or not set(parts) <= set(PARTS):
+        raise ConfigError(f"--data {path}: expected `train` and `val`, or `val` alone")
+    return parts
 
 
 def _first(options: Mapping[str, Source]) -> Parts:
@@ -102,21 +93,19 @@ def _first(options: Mapping[str, Source]) -> Parts:
 
 
 def _yolo(path: Path, content: Mapping[str, Any]) -> Parts:
-    keys = {x for names in PARTS.values() for x in names if content.get(x)}
-    return _first({key: YoloFiles(str(path), key) for key in keys})
+    names = [x for names in PARTS.values() for x in names if content.get(x)]
+    is_yolo = "names" in content or "nc" in content
+    return _first({x: YoloFiles(str(path), x) for x in names}) if is_yolo else {}
 
 
 def _yolo_folder(folder: Path) -> Parts:
-    for path in sorted(x for x in folder.iterdir() if x.suffix in (".yaml", ".yml")):
-        content = _content(path)
-        if isinstance(content, dict) and ("names" in content or "nc" in content):
-            return _yolo(path, content)
-    return {}
+    options = (_yolo(x, _content(x)) for x in sorted(folder.glob("*.y*ml")))
+    return next(filter(None, options), {})
 
 
 def _roboflow(folder: Path) -> Parts:
-    files = {x.parent.name: x for x in folder.glob("*/_annotations.coco.json")}
-    return _first({name: CocoFiles(str(x), str(x.parent)) for name, x in files.items()})
+    files = folder.glob("*/_annotations.coco.json")
+    return _first({x.parent.name: CocoFiles(str(x), str(x.parent)) for x in files})
 
 
 def _coco(folder: Path) -> Parts:
@@ -124,16 +113,13 @@ def _coco(folder: Path) -> Parts:
     options: dict[str, Source] = {}
     for path in sorted(folder.glob("annotations/*.json")):
         name = path.stem.removeprefix("instances_")
-        key = name.rstrip("0123456789_-")
-        if key in PARTS["train"] + PARTS["val"]:
-            images = located(f"images/{name}", str(folder))
-            options[key] = CocoFiles(str(path), images if os.path.isdir(images) else str(folder))
+        images = located(f"images/{name}", str(folder))
+        source = CocoFiles(str(path), images if os.path.isdir(images) else str(folder))
+        options[name.rstrip("0123456789_-")] = source
     return _first(options)
 
 
 def _voc(folder: Path) -> Parts:
-    if not (folder / "Annotations").is_dir():
-        return {}
     splits = {x.stem for x in folder.glob("ImageSets/Main/*.txt")}
     if "val" not in splits and "trainval" in splits:
         splits.discard("train")
@@ -143,8 +129,8 @@ def _voc(folder: Path) -> Parts:
 def _image_folder(folder: Path) -> Parts:
     if (folder / "metadata.jsonl").is_file():
         return {"train": [ImageFolder(str(folder))]}
-    names = {x.parent.name for x in folder.glob("*/metadata.jsonl")}
-    return _first({name: ImageFolder(str(folder / name)) for name in names})
+    folders = [x.parent for x in folder.glob("*/metadata.jsonl")]
+    return _first({x.name: ImageFolder(str(x)) for x in folders})
 
 
 KINDS: dict[str, Callable[[Path], Parts]] = {
