@@ -1,18 +1,17 @@
 """train_net.py from the command line, on the small data set, in one process and in several."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import LazyConfig
 from detectron2.utils.env import seed_all_rng
+from torch.distributed.launcher import LaunchConfig, elastic_launch
 
 import command_line
+from interruption import finish, start
 from samdetr.engine import build_model, evaluate, load_config, train
 
 pytestmark = pytest.mark.slow
@@ -33,24 +32,6 @@ SMALL = [
     "train.log_period=1",
     "train.eval_period=0",
 ]
-
-
-def environment(**variables):
-    started = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    path = os.pathsep.join(filter(None, sys.path))
-    return {**started, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
-
-
-def popen(arguments, folder, **variables):
-    folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=folder,  # any folder will do
-        env=environment(CUDA_VISIBLE_DEVICES="", **variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def rows(file):
@@ -103,13 +84,19 @@ def check_toy_run(folder):
     assert rows(folder / "metrics.json")[-1]["bbox/images"] == 3.0
 
 
+def torchrun(*arguments):
+    """What the command of this name does, but for its processes, which are forked."""
+    options = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0")
+    options.start_method = "fork"
+    codes = elastic_launch(options, command_line.train_net)(*arguments)
+    assert codes == {0: 0, 1: 0}
+
+
 def test_it_runs_under_torchrun(tmp_path):
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [ROOT / "train_net.py", "--config-file", TOY, "train.output_dir=output"]
-    process = popen(command, tmp_path)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    check_toy_run(tmp_path / "output")
+    folder = tmp_path / "output"
+    process = start(torchrun, "--config-file", TOY, f"train.output_dir={folder}")
+    assert finish(process) == [0]
+    check_toy_run(folder)
 
 
 def test_an_error_is_one_line_and_exit_code_2(tmp_path, capsys):
