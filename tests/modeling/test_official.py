@@ -47,10 +47,10 @@ def model(variant) -> nn.Module:
     model = build(CONFIGS[variant])
     weights = convert.official_to_samdetr(official.state_dict(variant))
     model.load_state_dict(weights, strict=True)
-    model.seen = {}
+    seen = model.seen = {}  # a hook that knew the model would keep it until a full collection
     for name in ("neck", "encoder", "decoder", "criterion.matcher"):
         model.get_submodule(name).register_forward_hook(
-            lambda module, inputs, output, name=name: model.seen.__setitem__(name, output)
+            lambda module, inputs, output, name=name: seen.__setitem__(name, output)
         )
     return model
 
