@@ -129,7 +129,7 @@ def use(cfg: DictConfig, datasets: Mapping[str, OwnDataset]) -> None:
         # The key that the data set takes its number of classes from, by default the model's.
         reference = re.fullmatch(r"\$\{([\w.]+)\}", str(kept.get("num_classes")))
         key = reference[1] if reference else "model.num_classes"
-        sources = [LazyCall(type(x))(**dataclasses.asdict(cast(Any, x))) for x in own.sources]
+        sources = [LazyCall(type(x))(**dataclasses.asdict(x)) for x in own.sources]
         loader.dataset = LazyCall(load_own_dataset)(
             names=f"own_{part}",
             source=sources[0] if len(sources) == 1 else sources,

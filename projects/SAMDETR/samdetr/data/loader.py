@@ -98,7 +98,7 @@ class PlacedBatches(Sampler[list[Place]]):
     Args:
         sampler: one of Detectron2's training samplers.
         portrait: whether an image is taller than wide, by index; only images of one kind are
-            grouped. None groups all with all.
+            grouped.
         batch_size: images per group.
 
     Attributes:
@@ -108,7 +108,7 @@ class PlacedBatches(Sampler[list[Place]]):
         DataError: if `sampler` has no global order.
     """
 
-    def __init__(self, sampler: Sampler[int], portrait: list[bool] | None, batch_size: int):
+    def __init__(self, sampler: Sampler[int], portrait: list[bool], batch_size: int):
         # Private: a sampler's public iterator yields the share of one process only.
         if not hasattr(sampler, "_infinite_indices"):
             raise DataError(
@@ -129,7 +129,7 @@ class PlacedBatches(Sampler[list[Place]]):
     def _groups(self) -> Iterator[list[Place]]:
         groups: tuple[list[Place], list[Place]] = ([], [])
         for place in enumerate(self.sampler._infinite_indices()):
-            group = groups[self.portrait is not None and self.portrait[place[1]]]
+            group = groups[self.portrait[place[1]]]
             group.append(place)
             if len(group) == self.batch_size:
                 yield group.copy()
@@ -203,15 +203,15 @@ def build_train_loader(
         total_batch_size: images per iteration over all processes.
         sampler: one of Detectron2's for training; by default shuffles every epoch.
         aspect_ratio_grouping: whether a process gets either portrait or landscape images in a
-            batch; needs `width` and `height` of every image.
+            batch.
         num_workers: worker processes that read images for this one.
         seed: of order and augmentation, the same in all processes; -1 draws one.
         max_unreadable: unreadable images that each process may replace by other images, which seed
             and position determine.
 
     Raises:
-        DataError: if the batch cannot be divided among the processes, `max_unreadable` is negative,
-            `sampler` has no global order, or images are grouped and one has no size.
+        DataError: if the batch cannot be divided among the processes, `max_unreadable` is negative
+            or `sampler` has no global order.
     """
     processes = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % processes:
@@ -227,7 +227,8 @@ def build_train_loader(
         sampler = TrainingSampler(len(dataset), seed=seed)
     if comm.is_main_process() and getattr(mapper, "white", mapper) is None:
         warn_of_dark_images([record["file_name"] for record in dataset])
-    portrait = [_is_portrait(record) for record in dataset] if aspect_ratio_grouping else None
+    # Images without a size are grouped together.
+    portrait = [aspect_ratio_grouping and x.get("width", 0) <= x.get("height", 0) for x in dataset]
     return TrainLoader(
         max_unreadable=max_unreadable,
         dataset=PlacedDataset(dataset, mapper, seed, replace=max_unreadable > 0),
@@ -237,17 +238,6 @@ def build_train_loader(
         # By default a loader draws from the global generator, which the model uses too.
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-def _is_portrait(record: Record) -> bool:
-    try:
-        return bool(record["width"] <= record["height"])
-    except KeyError as error:
-        raise DataError(
-            f"image {record['file_name']} has no {error}, which grouping by aspect ratio needs: "
-            "add width and height to every entry of the data set, or set "
-            "dataloader.train.aspect_ratio_grouping=False"
-        ) from error
 
 
 def outlive_signals(worker: int) -> None:

@@ -4,8 +4,6 @@ Units: pixels. Images are (H, W, 3) uint8 before and (3, H, W) after the mapper.
 """
 
 import copy
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size
-from PIL import Image
 
 from ..errors import DataError
 from .images import ResizeTransform, read_image
@@ -69,31 +66,7 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
     Args: those of `detectron2.data.transforms.ResizeShortestEdge`. A shortest edge of 0 leaves an
     image as it is.
-
-    Raises:
-        ValueError: if an edge is negative, a range is not two ascending numbers, or `max_size` is
-            less than 1.
     """
-
-    def __init__(
-        self,
-        short_edge_length: int | Sequence[int],
-        max_size: int = sys.maxsize,
-        sample_style: str = "range",
-        interp: int = Image.Resampling.BILINEAR,
-    ):
-        edges = short_edge_length
-        edges = [edges, edges] if isinstance(edges, int) else [*edges]
-        if not edges or min(edges) < 0:
-            raise ValueError(f"short_edge_length is {short_edge_length}, must be 0 or more pixels")
-        if sample_style == "range" and (len(edges) != 2 or edges[0] > edges[1]):
-            raise ValueError(
-                f"short_edge_length is {short_edge_length}, must be the least and the greatest "
-                "length for sample_style='range'"
-            )
-        if max_size < 1:
-            raise ValueError(f"max_size is {max_size}, must be 1 or more pixels")
-        super().__init__(edges, max_size, sample_style, interp)
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         resize = super().get_transform(image)

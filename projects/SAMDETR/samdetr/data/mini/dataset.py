@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def mini_folder(
         OSError: if the cache folder cannot be written; names it and SAMDETR_CACHE.
         ModuleNotFoundError: if scikit-learn, the source of the images, is not installed.
     """
-    folder = cache_folder() / f"mini-{_fingerprint(parameters, counts)}"
+    described = json.dumps([VERSION, _JPEG_QUALITY, dataclasses.asdict(parameters), dict(counts)])
+    folder = cache_folder() / f"mini-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
     if folder.is_dir():
         return folder
     try:
@@ -86,18 +88,26 @@ def write_mini(folder: Path, parameters: SceneParameters, counts: Mapping[Split,
     sources = load_sources()
     for split, count in counts.items():
         (folder / split).mkdir(parents=True, exist_ok=True)
-        contents = _coco_contents(parameters)
+        images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
         for index in range(count):
             image, digits = render_scene(parameters, sources, split, index)
-            name = f"{index:06d}.jpg"
+            name, number = f"{index:06d}.jpg", index + 1
             Image.fromarray(image).save(folder / split / name, quality=_JPEG_QUALITY)
-            _add_image(contents, name, parameters.size, digits)
+            size = {"width": parameters.size, "height": parameters.size}
+            images.append({"id": number, "file_name": name, **size})
+            annotations += [_annotation(number, digit) for digit in digits]
+        contents = {
+            "info": {**_INFO, "parameters": dataclasses.asdict(parameters)},
+            "categories": [{"id": i + 1, "name": name} for i, name in enumerate(MINI_CLASSES)],
+            "images": images,
+            "annotations": [{"id": i, **x} for i, x in enumerate(annotations, 1)],
+        }
         (folder / f"{split}.json").write_text(json.dumps(contents))
 
 
-def _fingerprint(parameters: SceneParameters, counts: Mapping[Split, int]) -> str:
-    described = json.dumps([VERSION, _JPEG_QUALITY, dataclasses.asdict(parameters), dict(counts)])
-    return hashlib.sha256(described.encode()).hexdigest()[:12]
+def _annotation(image_id: int, digit: Digit) -> dict[str, Any]:
+    box = {"bbox": list(digit.box), "area": digit.ink.size, "iscrowd": 0}
+    return {"image_id": image_id, "category_id": digit.label + 1, **box}
 
 
 def _generate(folder: Path, parameters: SceneParameters, counts: Mapping[Split, int]) -> None:
@@ -108,31 +118,6 @@ def _generate(folder: Path, parameters: SceneParameters, counts: Mapping[Split, 
     shutil.rmtree(partial, ignore_errors=True)
     write_mini(partial, parameters, counts)
     os.replace(partial, folder)
-
-
-def _coco_contents(parameters: SceneParameters) -> dict[str, Any]:
-    return {
-        "info": {**_INFO, "parameters": dataclasses.asdict(parameters)},
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(MINI_CLASSES)],
-        "images": [],
-        "annotations": [],
-    }
-
-
-def _add_image(contents: dict[str, Any], name: str, size: int, digits: list[Digit]) -> None:
-    images, annotations = contents["images"], contents["annotations"]
-    images.append({"id": len(images) + 1, "file_name": name, "width": size, "height": size})
-    for digit in digits:
-        annotations.append(
-            {
-                "id": len(annotations) + 1,
-                "image_id": len(images),
-                "category_id": digit.label + 1,
-                "bbox": list(digit.box),
-                "area": digit.ink.size,
-                "iscrowd": 0,
-            }
-        )
 
 
 class MiniHandler(PathHandler):
@@ -155,19 +140,15 @@ def _load(split: Split) -> list[dict[str, Any]]:
     return load_coco_json(str(folder / f"{split}.json"), str(folder / split), f"mini_{split}")
 
 
-def _register() -> None:
-    PathManager.register_handler(MiniHandler())
-    for split in MINI_COUNTS:
-        DatasetCatalog.register(f"mini_{split}", lambda split=split: _load(split))
-        # A `mini://` address, because SAMDETR_CACHE may change between import and use and the
-        # evaluator may read the file before any loader has generated it.
-        MetadataCatalog.get(f"mini_{split}").set(
-            json_file=f"{MiniHandler.PREFIX}{split}.json",
-            image_root=f"{MiniHandler.PREFIX}{split}",
-            evaluator_type="coco",
-            thing_classes=MINI_CLASSES,
-            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(NUM_CLASSES)},
-        )
-
-
-_register()
+PathManager.register_handler(MiniHandler())
+for _split in MINI_COUNTS:
+    DatasetCatalog.register(f"mini_{_split}", partial(_load, _split))
+    # A `mini://` address, because SAMDETR_CACHE may change between import and use and the evaluator
+    # may read the file before any loader has generated it.
+    MetadataCatalog.get(f"mini_{_split}").set(
+        json_file=f"{MiniHandler.PREFIX}{_split}.json",
+        image_root=f"{MiniHandler.PREFIX}{_split}",
+        evaluator_type="coco",
+        thing_classes=MINI_CLASSES,
+        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(NUM_CLASSES)},
+    )

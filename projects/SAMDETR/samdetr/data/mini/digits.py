@@ -57,19 +57,11 @@ class SceneParameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_objects <= self.max_objects:
+        counts = 0 <= self.min_objects <= self.max_objects
+        if not counts or not 8 <= self.min_height <= self.max_height < self.size:
             raise SamdetrError(
-                f"min_objects={self.min_objects}, max_objects={self.max_objects}: "
-                "expected 0 <= min_objects <= max_objects"
-            )
-        if not 8 <= self.min_height <= self.max_height < self.size:
-            raise SamdetrError(
-                f"min_height={self.min_height}, max_height={self.max_height}, size={self.size}: "
-                "expected 8 <= min_height <= max_height < size"
-            )
-        if not 0 <= self.contrast <= 127:
-            raise SamdetrError(
-                f"contrast={self.contrast}: expected 0 to 127, the largest difference from mid-grey"
+                f"{self}: expected 0 <= min_objects <= max_objects and "
+                "8 <= min_height <= max_height < size"
             )
 
 
@@ -165,19 +157,6 @@ def random_background(
     return ((pixels - 128) * gain + 128 + shift).clip(0, 255)
 
 
-def random_glyph(random: np.random.Generator, sources: Sources, split: Split) -> int:
-    """Return the index of a random digit sample of the split."""
-    if split == "train":
-        return int(random.integers(_FIRST_VAL_SAMPLE))
-    return int(random.integers(_FIRST_VAL_SAMPLE, len(sources.labels)))
-
-
-def random_height(random: np.random.Generator, parameters: SceneParameters) -> float:
-    """Return a random height of ink, uniform in its logarithm."""
-    low, high = np.log(parameters.min_height), np.log(parameters.max_height)
-    return float(np.exp(random.uniform(low, high)))
-
-
 def ink_of(glyph: np.ndarray, height: float) -> np.ndarray:
     """Scale a glyph (8, 8) to about `height` pixels of ink and crop it tightly.
 
@@ -223,9 +202,12 @@ def _place(
     placed: list[Digit],
 ) -> Digit | None:
     """Return a random digit that hardly overlaps those already placed, None if none fits."""
+    end = len(sources.labels)
+    samples = (0, _FIRST_VAL_SAMPLE) if split == "train" else (_FIRST_VAL_SAMPLE, end)
+    heights = np.log(parameters.min_height), np.log(parameters.max_height)
     for _ in range(_PLACING_ATTEMPTS):
-        glyph = random_glyph(random, sources, split)
-        ink = ink_of(sources.glyphs[glyph], random_height(random, parameters))
+        glyph = random.integers(*samples)
+        ink = ink_of(sources.glyphs[glyph], float(np.exp(random.uniform(*heights))))
         free_y, free_x = parameters.size - ink.shape[0], parameters.size - ink.shape[1]
         if min(free_x, free_y) < 0:
             continue
