@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from samdetr.export import Difference
-from samdetr.export.agreement import Pairs, match
-from samdetr.export.graph import AllPairs
+from samdetr.export.graph import AllPairs, Pairs, match
 from samdetr.modeling.postprocessing import best
 
 COUNT = 6

@@ -24,9 +24,16 @@ from ..engine import load_config
 from ..engine.config import build
 from ..errors import DisagreementError, ExportError
 from ..modeling import SAMDETR
-from .agreement import Difference, Pairs
 from .formats import Source, format_of
-from .graph import INPUTS, OUTPUTS, DetectionGraph, NormalisedInputs, detect
+from .graph import (
+    INPUTS,
+    OUTPUTS,
+    DetectionGraph,
+    Difference,
+    NormalisedInputs,
+    Pairs,
+    detect,
+)
 
 TRACED_SIZES = ((160, 224), (144, 200))  # feature maps of 160 x 224 have no equal sides
 MIN_SIZE = 65  # at the largest stride, 64, smaller images have a map of a single row or column

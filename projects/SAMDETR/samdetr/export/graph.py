@@ -3,6 +3,9 @@
 Inputs are pixels (`PixelInputs`) or normalised and padded images (`NormalisedInputs`); outputs are
 detections (`BestDetections`) or the scores of all pairs of query and class (`AllPairs`).
 
+Outputs are compared with the model's by `match`: scores that are equal up to rounding may be sorted
+differently, so every detection is compared with the query-class pair that is nearest to it.
+
 Shapes: B images, N queries, K classes, D detections of an image.
 Units:  boxes are corners (x0, y0, x1, y1), fractions of the unpadded image.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +24,13 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..modeling import SAMDETR, NoDenoising
-from ..modeling.backbone import FoldedConv2d, scaled
+from ..modeling.backbone import FoldedConv2d, options_of
 from ..modeling.ops import backends
 from ..modeling.ops.boxes import corners
 from ..modeling.postprocessing import best
-from .agreement import Difference, Pairs, match
+
+SCORE_TOLERANCE = 1e-3
+PIXEL_TOLERANCE = 0.1
 
 
 class PixelInputs(nn.Module):
@@ -191,34 +196,76 @@ def detect(model: SAMDETR, images: Tensor, padding: Tensor) -> tuple[Tensor, Ten
 @torch.no_grad()
 def fold(conv: FoldedConv2d) -> Conv2d:
     """Fold the frozen norm of a convolution into its weights."""
-    scale, bias = conv.scale_and_bias()
-    plain = Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        activation=conv.activation,
-        device=conv.weight.device,
-    )
-    plain.weight.copy_(scaled(conv.weight, scale))
-    plain.bias.copy_(bias)
+    weight, bias = conv.folded()
+    plain = Conv2d(**options_of(conv), device="meta")
+    plain.weight, plain.bias = nn.Parameter(weight.contiguous()), nn.Parameter(bias)
     return plain
 
 
 def traceable(model: SAMDETR) -> SAMDETR:
     """Copy a detector with traceable modules and without the modules used in training."""
-    copy = deepcopy(model)
+    # deepcopy takes what is in its memo for a copy.
+    folded: Any = {id(x): fold(x) for x in model.modules() if isinstance(x, FoldedConv2d)}
+    copy = deepcopy(model, folded)
     copy.denoising, copy.criterion = NoDenoising(), nn.Identity()
-    for parent in list(copy.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is FoldedConv2d:
-                setattr(parent, name, fold(child))
     return copy.eval().requires_grad_(False)
 
 
 def traceable_kernels() -> AbstractContextManager[None]:
     """Attention, sampling and RoIAlign by operators that every runtime has."""
     return backends(attend="plain", deformable="grid", roi_align="products")
+
+
+class Pairs(NamedTuple):
+    """Outputs of the model for all pairs of query and class."""
+
+    boxes: Tensor  # (…, N, 4) corners, fractions of the image
+    scores: Tensor  # (…, N, K)
+    extent: Tensor  # (…, 4) width, height, width, height of the image in pixels
+
+
+class Difference(NamedTuple):
+    """Largest differences in scores and in box corners; true if they exceed the tolerances."""
+
+    scores: float
+    pixels: float
+
+    @classmethod
+    def largest(cls, differences: Sequence[Difference]) -> Difference:
+        """Return the elementwise maximum."""
+        return cls(*map(max, zip(*differences)))
+
+    def __bool__(self) -> bool:
+        """True if a tolerance is exceeded or a difference is NaN."""
+        return not (self.scores <= SCORE_TOLERANCE and self.pixels <= PIXEL_TOLERANCE)
+
+    def __str__(self) -> str:
+        return f"scores differ by {self.scores:.1e}, boxes by {self.pixels:.1e} pixels"
+
+
+def match(boxes: Tensor, scores: Tensor, classes: Tensor, pairs: Pairs, count: int) -> Difference:
+    """Return the difference between the detections of one image and the model's best pairs.
+
+    Scores are compared in order; box and class of a detection with the nearest pair.
+
+    Args:
+        boxes, scores, classes: (D, 4), (D) and (D) detections.
+        pairs: of the image.
+        count: expected number of detections; fewer if N * K is smaller.
+
+    Returns:
+        The largest differences; infinite if detections are missing or have an unknown class.
+    """
+    wanted = pairs.scores.flatten().sort(descending=True).values[:count]
+    known = ((classes >= 0) & (classes < pairs.scores.shape[-1])).all()
+    if len(scores) != len(wanted) or not known:
+        return Difference(torch.inf, torch.inf)
+    by_score = (scores[:, None] - pairs.scores[:, classes].T).abs()  # (D, N)
+    by_pixels = ((boxes[:, None] - pairs.boxes) * pairs.extent).abs().amax(-1)  # (D, N)
+    cost = torch.maximum(by_score / SCORE_TOLERANCE, by_pixels / PIXEL_TOLERANCE)
+    nearest = cost.argmin(1, keepdim=True)
+    in_order = (scores - wanted).abs()[:, None]
+    return Difference(
+        torch.maximum(by_score.gather(1, nearest), in_order).max().item(),
+        by_pixels.gather(1, nearest).max().item(),
+    )

@@ -9,8 +9,7 @@ from .comparison import (
     inspect,
     load_contestants,
 )
-from .drawing import draw_heads, draw_layers, save_figure
-from .page import write_page
+from .drawing import draw_heads, draw_layers, save_figure, write_page
 from .recording import (
     LayerRecord,
     Observation,
@@ -18,6 +17,5 @@ from .recording import (
     check_attention,
     gaussian_sharpness,
     observe,
-    recording,
 )
 from .views import ImageView, LayerView, MapView, QueryView, best_queries, same_object, view_query

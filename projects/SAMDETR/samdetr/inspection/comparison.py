@@ -17,8 +17,7 @@ from ..model_zoo import load
 from ..modeling import SAMDETR
 from ..predictor import PathLike, image_files
 from ..visualize import to_picture
-from .drawing import DPI, draw_heads, draw_layers, save_figure
-from .page import write_page
+from .drawing import DPI, draw_heads, draw_layers, save_figure, write_page
 from .recording import check_attention, observe
 from .views import ImageView, best_queries, last_box, same_object, view_query
 

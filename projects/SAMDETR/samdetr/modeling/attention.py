@@ -8,6 +8,9 @@ Shapes: B images, N queries, S cells of one feature level, M heads (and keypoint
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import MLP
@@ -35,15 +38,22 @@ def check_heads(dim: int, num_heads: int) -> None:
 
 
 class Attention(nn.Module):
-    """Base of the attention modules: kernel, output projection and dropout.
+    """Base of the attention modules: kernel and dropout; subclasses have the layer `output`.
 
-    Subclasses have `num_heads`, the linear layer `output` and the module `dropout`, whose rate
-    holds for the attention weights and for the output (section 4.4: none).
+    Args:
+        dim: C.
+        num_heads: M.
+        dropout: rate on the attention weights and on the output (section 4.4: none).
     """
 
-    num_heads: int
     output: nn.Linear
-    dropout: nn.Dropout
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        check_heads(dim, num_heads)
+        between(0, 1, dropout=dropout)
+        self.num_heads = num_heads
+        self.dropout = nn.Dropout(dropout)
 
     def reset_parameters(self) -> None:
         """Zero the bias of the output; the projections keep their initialisation."""
@@ -61,20 +71,13 @@ class Attention(nn.Module):
 class MultiheadAttention(Attention):
     """Multi-head attention of the original transformer, weight-compatible with torch's.
 
-    Args:
-        dim: C.
-        num_heads: M.
-        dropout: rate on the attention weights and on the output (section 4.4: none).
+    Args: those of `Attention`.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
-        super().__init__()
-        check_heads(dim, num_heads)
-        between(0, 1, dropout=dropout)
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads, dropout)
         self.in_proj = nn.Linear(dim, 3 * dim)  # query, key and value; initialised as one matrix
         self.output = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -90,13 +93,13 @@ class MultiheadAttention(Attention):
         bias: Tensor | SeparableBias | None = None,
     ) -> Tensor:
         """Attend from (B, N, C) queries to (B, S, C) keys and values; bias as in `attend`."""
-        query, key, value = (
-            split_heads(F.linear(x, weight, offset), self.num_heads)
-            for x, weight, offset in zip(
-                (query, key, value), self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
-            )
-        )
+        query, key, value = self.project(query, key, value)
         return self.attend(query, key, value, bias)
+
+    def project(self, *inputs: Tensor) -> list[Tensor]:
+        """Project (B, S, C) queries, keys and values, in this order: (B, M, S, C / M) each."""
+        weights, biases = self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
+        return [split_heads(F.linear(*x), self.num_heads) for x in zip(inputs, weights, biases)]
 
 
 class DETRSelfAttention(MultiheadAttention):
@@ -112,23 +115,17 @@ class DETRSelfAttention(MultiheadAttention):
 class SelfAttention(Attention):
     """Self-attention among queries, with separate projections of content and position.
 
-    Args:
-        dim: C.
-        num_heads: M.
-        dropout: rate on the attention weights and on the output.
+    Args: those of `Attention`.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
-        super().__init__()
-        check_heads(dim, num_heads)
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads, dropout)
         self.query_content = nn.Linear(dim, dim)
         self.query_position = nn.Linear(dim, dim)
         self.key_content = nn.Linear(dim, dim)
         self.key_position = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -166,12 +163,39 @@ class DETRCrossAttention(MultiheadAttention):
 
     def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:  # type: ignore[override]
         """Return (B, N, C)."""
-        query = (aligned.content + aligned.position).squeeze(2)
-        key = level.tokens + level.position
+        query, key = self.inputs(aligned, level)
         return super().forward(query, key, level.tokens, self.prior(aligned, level))
 
+    def queries_and_keys(self, aligned: AlignedQueries, level: FeatureLevel) -> list[Tensor]:
+        """Same as in `CrossAttention`."""
+        return self.project(*self.inputs(aligned, level))
 
-class AlignedCrossAttention(Attention):
+    def inputs(self, aligned: AlignedQueries, level: FeatureLevel) -> tuple[Tensor, Tensor]:
+        """(B, N, C) queries and (B, S, C) keys before their projections."""
+        return (aligned.content + aligned.position).squeeze(2), level.tokens + level.position
+
+
+class CrossAttention(Attention, ABC):
+    """Base of the cross-attention modules whose queries and keys have projections of their own.
+
+    Subclasses have the linear layer `value` and the module `prior`.
+    """
+
+    value: nn.Linear
+    prior: nn.Module
+
+    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
+        """Return (B, N, C)."""
+        query, key = self.queries_and_keys(aligned, level)
+        value = split_heads(self.value(level.tokens), self.num_heads)
+        return self.attend(query, key, value, self.prior(aligned, level))
+
+    @abstractmethod
+    def queries_and_keys(self, aligned: AlignedQueries, level: FeatureLevel) -> Sequence[Tensor]:
+        """Project (B, heads, N, D) queries and (B, heads or 1, S, D) keys, as `attend` has them."""
+
+
+class AlignedCrossAttention(CrossAttention):
     """Cross-attention of SAM-DETR: the query of every head is the feature of its own keypoint.
 
     All heads share the projections, and so the keys, which are as wide as the queries (C); the
@@ -185,11 +209,10 @@ class AlignedCrossAttention(Attention):
     """
 
     def __init__(self, dim: int, num_heads: int, prior: nn.Module, dropout: float = 0.0):
-        super().__init__()
-        check_heads(dim, num_heads)
+        super().__init__(dim, num_heads, dropout)
         if prior.num_points not in (None, num_heads):
             raise ValueError(f"num_heads is {num_heads}, but prior.num_points {prior.num_points}")
-        self.num_heads = self.num_points = num_heads
+        self.num_points = num_heads
         self.query_content = nn.Linear(dim, dim)
         self.query_position = MLP(dim, [dim, dim])
         self.key_content = nn.Linear(dim, dim)
@@ -197,15 +220,13 @@ class AlignedCrossAttention(Attention):
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
         self.prior = prior
-        self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
-    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
-        """Return (B, N, C)."""
+    def queries_and_keys(self, aligned: AlignedQueries, level: FeatureLevel) -> Sequence[Tensor]:
+        """Same as in the parent."""
         query = self.query_content(aligned.content) + self.query_position(aligned.position)
         key = self.key_content(level.tokens) + self.key_position(level.position)
-        value = split_heads(self.value(level.tokens), self.num_heads)
-        return self.attend(*self.heads(query, key), value, self.prior(aligned, level))
+        return self.heads(query, key)
 
     def heads(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Arrange (B, N, M, C) queries and (B, S, C) keys by head, as `attend` takes them."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.resnet import (
@@ -23,7 +22,7 @@ from detectron2.modeling.backbone.resnet import (
 )
 from torch import Tensor, nn
 
-from .layers import full_precision
+from .layers import NarrowConv2d
 
 STEM_CHANNELS = 32  # of mini_resnet
 STAGES = {"res2": (1, 32), "res3": (3, 96), "res4": (1, 104), "res5": (1, 120)}
@@ -111,7 +110,7 @@ def is_foldable(module: nn.Module) -> bool:
     return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
-class FoldedConv2d(Conv2d):
+class FoldedConv2d(NarrowConv2d, Conv2d):
     """Detectron2's convolution with its frozen batch norm folded into weight and bias at each call.
 
     The norm then costs no pass over the map, and training stores neither the map before the norm
@@ -121,42 +120,29 @@ class FoldedConv2d(Conv2d):
         conv: the convolution, whose parameters and frozen norm are shared.
     """
 
+    norm: Any
+    activation: Any
+
     def __init__(self, conv: Conv2d):
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            bias=conv.bias is not None,
-            norm=conv.norm,
-            activation=conv.activation,
-            device="meta",
-        )
+        options = options_of(conv) | {"bias": conv.bias is not None, "norm": conv.norm}
+        super().__init__(**options, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
-        scale, bias = self.scale_and_bias()
-        weight = scaled(self.weight, scale)
-        if torch.is_grad_enabled() and x.shape[-1] == 1:
-            # On a CPU oneDNN leaves parts of the weight's bfloat16 gradient unwritten there.
-            with full_precision(x.device):
-                x = self._conv_forward(x.to(weight.dtype), weight, bias)
-        else:
-            x = self._conv_forward(x, weight, bias)
+        x = self._conv_forward(x, *self.folded())
         return x if self.activation is None else self.activation(x)
 
-    def scale_and_bias(self) -> tuple[Tensor, Tensor]:
-        """(C') factor of the weight and (C') bias of convolution and norm together."""
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """(C', C, R, R) weight and (C') bias of convolution and norm together."""
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = norm.bias - norm.running_mean * scale
-        return scale, bias if self.bias is None else bias + self.bias * scale
+        weight = self.weight * scale[:, None, None, None]
+        return weight, bias if self.bias is None else bias + self.bias * scale
 
 
-def scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    """Scale the output channels of a (C', C, R, R) convolution weight by (C') factors."""
-    return weight * scale[:, None, None, None]
+def options_of(conv: Conv2d) -> dict[str, Any]:
+    """Return the arguments that build a convolution like another one, but for bias and norm."""
+    shape = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+    return {name: getattr(conv, name) for name in (*shape, "groups", "activation")}

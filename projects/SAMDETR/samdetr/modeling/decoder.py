@@ -169,6 +169,8 @@ class PredictionHead(nn.Module):
         num_classes: K.
     """
 
+    shared = False  # a head for each layer
+
     def __init__(self, dim: int, num_classes: int):
         super().__init__()
         at_least(1, dim=dim, num_classes=num_classes)
@@ -189,8 +191,8 @@ class PredictionHead(nn.Module):
         return [x for x in self.boxes if isinstance(x, nn.Linear)][-1]
 
     def for_layers(self, depth: int) -> list[nn.Module]:
-        """Return a newly initialised head for each of `depth` layers."""
-        return [*clones(self, depth)]
+        """Return this head alone, or a newly initialised one for each of `depth` layers."""
+        return [self] if self.shared else [*clones(self, depth)]
 
     def scores(self, logits: Tensor) -> Tensor:
         """Turn logits into (..., K) scores in [0, 1]."""
@@ -215,6 +217,8 @@ class PredictionHead(nn.Module):
 class DETRPredictionHead(PredictionHead):
     """Head of the original DETR: shared by all layers, behind a layer norm, without a reference."""
 
+    shared = True
+
     def __init__(self, dim: int, num_classes: int):
         super().__init__(dim, num_classes)
         self.norm = nn.LayerNorm(dim)
@@ -222,10 +226,6 @@ class DETRPredictionHead(PredictionHead):
     def reset_parameters(self) -> None:
         """Start every class at the focal prior; the box layers keep torch's initialisation."""
         nn.init.constant_(self.classes.bias, PRIOR_LOGIT)
-
-    def for_layers(self, depth: int) -> list[nn.Module]:
-        """Return this head alone, for all layers."""
-        return [self]
 
     def forward(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Same as in the parent, but the reference is ignored and returned unchanged."""

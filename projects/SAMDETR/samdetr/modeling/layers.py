@@ -64,6 +64,20 @@ class FeedForward(MLP):
         return torch.cat(chunks, dim=1)
 
 
+class NarrowConv2d(nn.Conv2d):
+    """Convolution that trains in float32 where its input is one column wide.
+
+    On a CPU oneDNN leaves parts of the weight's bfloat16 gradient unwritten there (torch 2.14).
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Private, but where `forward` passes the weight, which subclasses compute."""
+        if not torch.is_grad_enabled() or x.shape[-1] > 1:
+            return super()._conv_forward(x, weight, bias)
+        with full_precision(x.device):
+            return super()._conv_forward(x.to(weight.dtype), weight, bias)
+
+
 class Recomputed(nn.Module):
     """Mixin that adds activation checkpointing to the next class in the MRO.
 

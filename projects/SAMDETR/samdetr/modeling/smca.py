@@ -9,7 +9,7 @@ Units:  points are fractions of the unpadded image, cells are pixels of the feat
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..structures import AlignedQueries, FeatureLevel
 from .attention import PaddingPrior
@@ -47,15 +47,19 @@ class GaussianPrior(PaddingPrior):
         """Return the bias of the (B, M, N, S) scores, -inf on padded cells."""
         height, width = level.size
         centre = (aligned.points * level.extent[:, None, None]).transpose(1, 2)  # (B, M, N, 2)
-        scale = at_least_float32(self.scale(aligned.descriptor)).unflatten(-1, (-1, 2))
-        sharpness = scale.transpose(1, 2).square() / -self.bandwidth  # (B, M, N, 2)
+        slope = self.slope(aligned.descriptor).transpose(1, 2)  # (B, M, N, 2)
         x = torch.arange(width, device=centre.device) + 0.5
         y = torch.arange(height, device=centre.device) + 0.5
         # Padding is separable as well: it fills whole columns and rows.
         outside = level.padding.unflatten(1, level.size)  # (B, H, W)
-        columns = sharpness[..., :1] * (x - centre[..., :1]).square()
-        rows = sharpness[..., 1:] * (y - centre[..., 1:]).square()
+        columns = slope[..., :1] * (x - centre[..., :1]).square()
+        rows = slope[..., 1:] * (y - centre[..., 1:]).square()
         return SeparableBias(
             columns.masked_fill(outside.all(1)[:, None, None], -torch.inf),
             rows.masked_fill(outside.all(2)[:, None, None], -torch.inf),
         )
+
+    def slope(self, descriptor: Tensor) -> Tensor:
+        """Log-density per squared cell along x and y, at most 0: (B, N, M, 2)."""
+        scale = at_least_float32(self.scale(descriptor)).unflatten(-1, (-1, 2))
+        return scale.square() / -self.bandwidth

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from ...structures import AlignedQueries, FeatureLevel, Predictions, Queries
-from ..attention import Attention, SelfAttention, check_heads, split_heads
+from ..attention import CrossAttention, SelfAttention, split_heads
 from ..decoder import MAX_REFERENCE, Decoder, DecoderLayer, PredictionHead
 from ..layers import at_least, at_least_float32, xavier_matrices_
 from ..position import LearnedQueryPosition, check_sine_dim, sine
@@ -60,13 +60,11 @@ class AnchoredDecoder(Decoder):
 class AnchoredPredictionHead(PredictionHead):
     """One head for all layers, behind a layer norm; boxes refine a reference that stays fixed."""
 
+    shared = True
+
     def __init__(self, dim: int, num_classes: int):
         super().__init__(dim, num_classes)
         self.norm = nn.LayerNorm(dim)
-
-    def for_layers(self, depth: int) -> list[nn.Module]:
-        """Return this head alone, for all layers."""
-        return [self]
 
     def forward(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Same as in the parent, but the (clamped) reference is returned."""
@@ -84,7 +82,7 @@ class ConditionalSelfAttention(SelfAttention):
         return super().forward(x, position.chunk(2, dim=-1)[0], mask)
 
 
-class ConditionalCrossAttention(Attention):
+class ConditionalCrossAttention(CrossAttention):
     """Queries and keys concatenate a content and a spatial part within each head.
 
     The spatial part of a query is its target, the second half of its position; the first half,
@@ -100,9 +98,7 @@ class ConditionalCrossAttention(Attention):
     num_points = 1
 
     def __init__(self, dim: int, num_heads: int, prior: nn.Module, dropout: float = 0.0):
-        super().__init__()
-        check_heads(dim, num_heads)
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads, dropout)
         self.query_content = nn.Linear(dim, dim)
         self.query_target = nn.Linear(dim, dim)
         self.key_content = nn.Linear(dim, dim)
@@ -110,18 +106,14 @@ class ConditionalCrossAttention(Attention):
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
         self.prior = prior
-        self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
-    def forward(self, aligned: AlignedQueries, level: FeatureLevel) -> Tensor:
-        """Return (B, N, C)."""
+    def queries_and_keys(self, aligned: AlignedQueries, level: FeatureLevel) -> Sequence[Tensor]:
+        """Same as in the parent."""
         position, target = aligned.position.squeeze(2).chunk(2, dim=-1)
         key_position = self.key_position(level.position)
         query, key = self.contents(aligned.content.squeeze(2), position, level.tokens, key_position)
-        query = self._joined(query, self.query_target(target))
-        key = self._joined(key, key_position)
-        value = split_heads(self.value(level.tokens), self.num_heads)
-        return self.attend(query, key, value, self.prior(aligned, level))
+        return self._joined(query, self.query_target(target)), self._joined(key, key_position)
 
     def contents(
         self, x: Tensor, position: Tensor, tokens: Tensor, key_position: Tensor

@@ -18,24 +18,10 @@ from ...structures import AlignedQueries, FeatureLevel, Predictions, Queries
 from ..aligner import NoAligner
 from ..decoder import Decoder, PredictionHead
 from ..encoder import DeformableAttention, valid_ratios
-from ..layers import at_least_float32, clones, full_precision
+from ..layers import NarrowConv2d, at_least_float32, clones
 from ..neck import MultiScaleMapper
 
 SMALL_LOGIT = -2.0  # initial width and height of the boxes: 0.12 of the image
-
-
-class StridedConv2d(nn.Conv2d):
-    """Convolution that trains in float32 where its input is one column wide.
-
-    On a CPU oneDNN leaves parts of the weight's bfloat16 gradient unwritten there (torch 2.14).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
-        if not torch.is_grad_enabled() or x.shape[-1] > 1:
-            return super().forward(x)
-        with full_precision(x.device):
-            return super().forward(x.to(self.weight.dtype))
 
 
 class ExtraLevelMapper(MultiScaleMapper):
@@ -44,7 +30,7 @@ class ExtraLevelMapper(MultiScaleMapper):
     def convolutions(self, dim: int) -> list[tuple[str, nn.Conv2d]]:
         """Return the backbone map and the convolution of each level, from fine to coarse."""
         coarsest, channels = list(self.in_channels.items())[-1]
-        extra = StridedConv2d(channels, dim, kernel_size=3, stride=2, padding=1)
+        extra = NarrowConv2d(channels, dim, kernel_size=3, stride=2, padding=1)
         return [*super().convolutions(dim), (coarsest, extra)]
 
 
@@ -109,14 +95,12 @@ class BoxDeformableCrossAttention(DeformableCrossAttention):
 class PointPredictionHead(PredictionHead):
     """One head for all layers, whose boxes lie around a fixed point."""
 
+    shared = True
+
     def reset_parameters(self) -> None:
         """Start every class at the focal prior and every box small."""
         super().reset_parameters()
         shrink(self)
-
-    def for_layers(self, depth: int) -> list[nn.Module]:
-        """Return this head alone, for all layers."""
-        return [self]
 
     def forward(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Same as in the parent, but the reference is returned unchanged."""
