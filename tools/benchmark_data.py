@@ -97,7 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
                 command = [sys.executable, __file__, "--step", reader, folder]
                 output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 row = json.loads(output.stdout.splitlines()[-1])
-                seconds.append(row[0]), memory.append(row[1])
+                seconds.append(row[0])
+                memory.append(row[1])
                 print(f"{reader:10} {row[0]:6.1f} s {row[1]:6.0f} MB {row[2]:8,} boxes")
             ratios = seconds[1] / seconds[0], memory[1] / max(memory[0], 1)
             print(f"{'ratio':10} {ratios[0]:6.2f}   {ratios[1]:6.2f}", flush=True)

@@ -124,17 +124,17 @@ def _voc_record(folder: str, image: str) -> Record:
         )
     stem = os.path.join(folder, "JPEGImages", image)
     options = (stem + suffix for suffix in IMAGE_SUFFIXES)
-    file_name = next(filter(os.path.isfile, options), f"{stem}.jpg")
-    size = {"width": width, "height": height}
-    return {"file_name": file_name, "image_id": image, **size, "annotations": annotations}
+    file = next(filter(os.path.isfile, options), f"{stem}.jpg")
+    return _record(file, (width, height), annotations) | {"image_id": image}
 
 
-def yolo_parts(path: str) -> dict[str, Any]:
-    """Read a `data.yaml` of YOLO: class names by index as `names`, and the paths of its parts.
+def _record(file: str | Path, size: tuple[int, int], annotations: list[Record]) -> Record:
+    size_of = dict(zip(("width", "height"), size))
+    return {"file_name": str(file), **size_of, "annotations": annotations}
 
-    Raises:
-        DataError: if it is not YAML or has no class names, or one twice.
-    """
+
+def _yolo_content(path: str) -> dict[str, Any]:
+    """Read a `data.yaml` of YOLO: class names by index as `names`, and the paths of its parts."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
         names = content.get("names") or range(content["nc"])
@@ -157,27 +157,24 @@ def yolo_records(path: str, part: str) -> Annotations:
             beside the images. An image without such a file has no objects.
 
     Raises:
-        DataError: if a path does not exist, or a line has a class that `names` lacks; names it.
+        DataError: if `names` is missing or has a name twice, a path does not exist, or a line has
+            a class that `names` lacks; names it.
     """
-    content, records = yolo_parts(path), []
+    content, records = _yolo_content(path), []
+    names, mode = content["names"], {"bbox_mode": BoxMode.XYXY_ABS}
     for file in _yolo_files(path, content, part):
-        width, height = image_size(file)
-        annotations, labels = [], _yolo_labels(file)
+        annotations, labels, size = [], _yolo_labels(file), image_size(file)
         lines = labels.read_text(encoding="utf-8-sig").splitlines() if labels.is_file() else ()
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            text, *numbers = line.split()
-            if (category := whole(text)) not in content["names"]:
-                known = f"0 to {len(content['names']) - 1}"
-                raise DataError(f"{labels}:{number} has class {text}, and {path} has {known}")
-            box = _yolo_box(numbers, "kpt_shape" in content)
-            box = [side * scale for side, scale in zip(box, (width, height) * 2)]
-            mode = BoxMode.XYXY_ABS
-            annotations.append({"category_id": category, "bbox": box, "bbox_mode": mode})
-        size = {"width": width, "height": height}
-        records.append({"file_name": str(file), **size, "annotations": annotations})
-    return _numbered(records, content["names"])
+        for number, words in enumerate(map(str.split, lines), 1):
+            if words and (category := whole(words[0])) not in names:
+                known = f"0 to {len(names) - 1}"
+                raise DataError(f"{labels}:{number} has class {words[0]}, and {path} has {known}")
+            if words:
+                sides = _yolo_box(words[1:], "kpt_shape" in content)
+                box = [side * scale for side, scale in zip(sides, size * 2)]
+                annotations.append({"category_id": category, "bbox": box, **mode})
+        records.append(_record(file, size, annotations))
+    return _numbered(records, names)
 
 
 def _yolo_box(numbers: Sequence[str], keypoints: bool) -> list[float]:
@@ -214,10 +211,8 @@ def _yolo_files(path: str, content: Mapping[str, Any], part: str) -> list[Path]:
 
 def _yolo_labels(image: Path) -> Path:
     """Return the file with the objects of an image: YOLO replaces the last `images` of its path."""
-    parts = list(image.parts)
-    if "images" in parts[:-1]:
-        parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    parts = str(image).rsplit(f"{os.sep}images{os.sep}", 1)
+    return Path(f"{os.sep}labels{os.sep}".join(parts)).with_suffix(".txt")
 
 
 def folder_records(folder: str) -> Annotations:
@@ -249,8 +244,7 @@ def folder_records(folder: str) -> Annotations:
         categories.update(kinds)
         mode = {"bbox_mode": BoxMode.XYWH_ABS}
         annotations = [{"category_id": kind, "bbox": box, **mode} for kind, box in pairs]
-        size = dict(zip(("width", "height"), image_size(file)))
-        records.append({"file_name": str(file), **size, "annotations": annotations})
+        records.append(_record(file, image_size(file), annotations))
     return _numbered(records, {x: str(x) for x in ordered(categories)})
 
 

@@ -159,20 +159,21 @@ def _named_parts(args: argparse.Namespace) -> Parts:
     """Return the sources that the options name."""
     parts: Parts = {}
     for part in PARTS:
-        files, folders = (getattr(args, f"{part}_{key}") or [] for key in ("json", "images"))
-        folder, split = getattr(args, f"{part}_voc") or ("", "")
-        if folder:
-            parts[part] = [VocFolder(absolute(folder), split)]
-        if not files and not folders:
-            continue
-        if folder or not files or len(folders) not in (1, len(files)):
+        files, folders, voc = (
+            getattr(args, f"{part}_{key}") or [] for key in ("json", "images", "voc")
+        )
+        if len(folders) == 1 and files:
+            folders = folders * len(files)
+        if len(folders) != len(files):
             raise ConfigError(
-                f"own data by --{part}-json {files}, --{part}-images {folders}, --{part}-voc "
-                f"{folder}: expected files and one folder, a folder for each, or --{part}-voc"
+                f"--{part}-json {files} and --{part}-images {folders}: expected files and one "
+                "folder, or a folder for each"
             )
-        pairs = zip(files, folders * (len(files) // len(folders)))
-        for file, images in pairs:
-            if "://" not in images and not os.path.isdir(images):
-                raise DataError(f"{images}, the images of {file}, is not a folder")
-            parts.setdefault(part, []).append(CocoFiles(absolute(file), absolute(images)))
+        for folder in folders:
+            if "://" not in folder and not os.path.isdir(folder):
+                raise DataError(f"--{part}-images {folder} is not a folder")
+        sources: list[Source] = [CocoFiles(*map(absolute, pair)) for pair in zip(files, folders)]
+        sources += [VocFolder(absolute(voc[0]), voc[1])] if voc else []
+        if sources:
+            parts[part] = sources
     return parts

@@ -72,21 +72,17 @@ class PlacedDataset(Dataset[Sample]):
         unreadable: dict[int, str] = {}
         with seeded(self.seed, position):
             for _ in range(ATTEMPTS):
-                mapped = self._mapped(index, unreadable)
+                try:
+                    mapped = self.mapper(self.records[index])
+                except ImageError as error:
+                    if not self.replace:
+                        raise
+                    unreadable[index], mapped = str(error), None
                 if mapped is not None:
                     return Sample(mapped, unreadable)
                 index = random.randrange(len(self.records))
         last = f", the last: {[*unreadable.values()][-1]}" if unreadable else ""
         raise DataError(f"the mapper skipped {ATTEMPTS} images at position {position}{last}")
-
-    def _mapped(self, index: int, unreadable: dict[int, str]) -> Any:
-        try:
-            return self.mapper(self.records[index])
-        except ImageError as error:
-            if not self.replace:
-                raise
-            unreadable[index] = str(error)
-            return None
 
 
 class PlacedBatches(Sampler[list[Place]]):
@@ -210,8 +206,8 @@ def build_train_loader(
             and position determine.
 
     Raises:
-        DataError: if the batch cannot be divided among the processes, `max_unreadable` is negative
-            or `sampler` has no global order.
+        DataError: if the batch cannot be divided among the processes or `sampler` has no global
+            order.
     """
     processes = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % processes:
@@ -219,8 +215,6 @@ def build_train_loader(
             f"dataloader.train.total_batch_size is {total_batch_size}, must be a positive "
             f"multiple of {processes}, the number of processes"
         )
-    if max_unreadable < 0:
-        raise DataError(f"dataloader.train.max_unreadable is {max_unreadable}, must be 0 or more")
     if seed < 0:
         seed = comm.shared_random_seed()
     if sampler is None:

@@ -7,11 +7,10 @@ saves is enough to resume and to evaluate it.
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass
+from typing import Any, ClassVar
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
@@ -24,12 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source(ABC):
-    """Files of a data set, in one of the formats."""
+class Source:
+    """Files of a data set; each subclass is a format."""
 
-    @abstractmethod
+    reader: ClassVar[Callable[..., Annotations]]  # takes the fields
+
     def read(self) -> Annotations:
         """Read the annotations. Raises DataError, which names the file and the entry."""
+        return type(self).reader(*astuple(self))
 
     def metadata(self) -> dict[str, Any]:
         """Return Detectron2's metadata by which its evaluators find the files."""
@@ -48,9 +49,7 @@ class CocoFiles(Source):
 
     json_file: str
     image_root: str
-
-    def read(self) -> Annotations:
-        return coco_records(self.json_file, self.image_root)
+    reader = coco_records
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,7 @@ class VocFolder(Source):
 
     folder: str
     split: str
-
-    def read(self) -> Annotations:
-        return voc_records(self.folder, self.split)
+    reader = voc_records
 
     def metadata(self) -> dict[str, Any]:
         return {"dirname": self.folder, "split": self.split, "year": 2007}
@@ -83,9 +80,7 @@ class YoloFiles(Source):
 
     data_file: str
     part: str
-
-    def read(self) -> Annotations:
-        return yolo_records(self.data_file, self.part)
+    reader = yolo_records
 
 
 @dataclass(frozen=True)
@@ -93,9 +88,7 @@ class ImageFolder(Source):
     """An image folder of Hugging Face, with `metadata.jsonl`."""
 
     folder: str
-
-    def read(self) -> Annotations:
-        return folder_records(self.folder)
+    reader = folder_records
 
 
 def read_sources(sources: Sequence[Source]) -> Annotations:
