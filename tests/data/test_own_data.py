@@ -170,7 +170,7 @@ def test_annotations_that_changed_after_the_config_are_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--train-json", "a.json", "--val-json", "b.json"], r"--train-json \['a.json'\], .* exp"),
+        (["--train-json", "a.json", "--val-json", "b.json"], r"--train-json \['a.json'\] .* exp"),
         (["--train-json", *"abc", "--train-images", *"de"], "expected files and one folder"),
         (["--data", "data.yaml", "--val-voc", ".", "test"], "exclude"),
         (["--data", "data.yaml"], r"data.yaml: val has {'json': 3}, expected json and images"),
