@@ -8,7 +8,8 @@ COCO's format of results.
 # Detectron2's evaluators are made to be subclassed, but their attributes have private names. Set
 # are `_metadata`, `_max_dets_per_image`, `_anno_file_template`, `_image_set_path`, `_class_names`;
 # read are `_coco_api`, `_lvis_api`, `_output_dir`, `_do_evaluation`, `_results`; overridden is
-# `_eval_predictions`, for other backends, which call `_derive_coco_results`.
+# `_eval_predictions`, for other backends, which call `_derive_coco_results`. `_paramsEval` is
+# COCOeval's copy of the parameters that its matches were made with.
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ from detectron2.data.datasets import convert_to_coco_json
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation import LVISEvaluator as Detectron2LVISEvaluator
 from detectron2.evaluation import PascalVOCDetectionEvaluator as Detectron2VOCEvaluator
+from pycocotools.cocoeval import COCOeval
 
 from .data.annotations import Record, voc_records
 from .data.coco import read_coco
@@ -153,32 +155,19 @@ class LVISEvaluator(Detectron2LVISEvaluator):
 def _accumulated(evaluation: Any) -> dict[str, np.ndarray]:
     """Return precision and recall of an `LVISEval` after matching, -1 without ground truth.
 
-    `LVISEval.accumulate` of lvis 0.5.3 needs `numpy.float`, which NumPy 1.24 removed.
+    COCO's code does it: `LVISEval.accumulate` of lvis 0.5.3 needs `numpy.float`, which NumPy 1.24
+    removed.
     """
-    params, images = evaluation.params, len(evaluation.params.img_ids)
-    counts = len(params.cat_ids), len(params.area_rng)
-    precision = -np.ones((len(params.iou_thrs), len(params.rec_thrs), *counts))
-    recall = -np.ones((len(params.iou_thrs), *counts))
-    for number, cell in enumerate(np.ndindex(counts)):
-        found = evaluation.eval_imgs[number * images : (number + 1) * images]
-        found = [x for x in found if x is not None]
-        positives = sum(np.count_nonzero(x["gt_ignore"] == 0) for x in found)
-        if not positives:
-            continue
-        order = np.argsort(-np.concatenate([x["dt_scores"] for x in found]), kind="stable")
-        matched, ignored = (
-            np.concatenate([x[key] for x in found], axis=1)[:, order].astype(bool)
-            for key in ("dt_matches", "dt_ignore")
-        )
-        true, false = (np.cumsum(x & ~ignored, axis=1) for x in (matched, ~matched))
-        # The precision at a recall is the largest at that or any higher recall, and 0 beyond.
-        precisions = np.pad(true / (true + false + np.spacing(1)), ((0, 0), (0, 1)))
-        precisions = np.maximum.accumulate(precisions[:, ::-1], axis=1)[:, ::-1]
-        for row, recalls in enumerate(true / positives):
-            recall[row][cell] = recalls[-1] if recalls.size else 0
-            places = np.searchsorted(recalls, params.rec_thrs)
-            precision[row].T[cell[::-1]] = precisions[row, places]
-    return {"precision": precision, "recall": recall}
+    ours, params = COCOeval(iouType="bbox"), evaluation.params
+    ours.params.catIds, ours.params.imgIds = params.cat_ids, params.img_ids
+    ours.params.iouThrs, ours.params.recThrs = params.iou_thrs, params.rec_thrs
+    ours.params.areaRng, ours.params.maxDets = params.area_rng, [None]  # all of them
+    ours._paramsEval = ours.params
+    names = {"dtScores": "dt_scores", "dtMatches": "dt_matches"}
+    names |= {"dtIgnore": "dt_ignore", "gtIgnore": "gt_ignore"}
+    ours.evalImgs = [x and {k: x[v] for k, v in names.items()} for x in evaluation.eval_imgs]
+    ours.accumulate()
+    return {name: ours.eval[name][..., 0] for name in ("precision", "recall")}
 
 
 class PascalVOCDetectionEvaluator(Detectron2VOCEvaluator):
