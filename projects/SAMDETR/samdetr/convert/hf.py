@@ -29,92 +29,52 @@ BACKBONE: Rules = [
     (r"^(backbone.*)\.convolution\.", r"\1."),
     (r"^(backbone.*)\.normalization\.", r"\1.norm."),
 ]
-DETR: Rules = [
+RULES: Rules = [
     *BACKBONE,
     *shared.rules(shared.BACKBONE),
     (r"^model\.(encoder|decoder)\.", r"\1."),
-    (r"^(encoder.*)\.self_attn\.", r"\1.attention."),
-    (r"^(decoder.*)\.self_attn\.", r"\1.self_attention."),
-    (r"^(decoder.*)\.encoder_attn\.", r"\1.cross_attention."),
-    (r"\.(q|k|v)_proj\.", r".in_proj.\1."),  # joined to one matrix below
-    (r"\.(out|o)_proj\.", r".output."),
-    (r"\.self_attn_layer_norm\.", r".norm1."),
-    (r"\.encoder_attn_layer_norm\.", r".norm2."),
+    (r"(\.self_attn)?\.self_attn_layer_norm\.", r".norm1."),
+    (r"(\.cross_attn)?\.(encoder|cross)_attn_layer_norm\.", r".norm2."),
     (r"^(encoder.*)\.final_layer_norm\.", r"\1.norm2."),
-    (r"^(decoder.*)\.final_layer_norm\.", r"\1.norm3."),
+    (r"(\.mlp)?\.final_layer_norm\.", r".norm3."),
+    (r"^(encoder.*)\.self_attn\.", r"\1.attention."),
+    (r"\.(self_attn\.self_attn[._]|self_attn\.|sa_)", r".self_attention."),
+    (r"\.(cross_attn\.cross_attn[._]|encoder_attn\.|ca_)", r".cross_attention."),
+    (r"\.(q|k|v)_proj\.", r".in_proj.\1."),  # joined to one matrix below
+    (r"\.(out|o|output)_proj\.", r".output."),
+    (r"\.value_proj\.", r".value."),
+    (r"\.q(uery)?_?content_proj\.", r".query_content."),
+    (r"\.k(ey)?_?content_proj\.", r".key_content."),
+    (r"\.q(uery)?_?pos_proj\.", r".query_position."),
+    (r"\.k(ey)?_?pos_proj\.", r".key_position."),
+    (r"\.q(uery)?_?pos_sine_proj\.", r".query_target."),
+    (r"\.sampling_offsets\.", r".offsets."),
+    (r"\.attention_weights\.", r".weights."),
     (r"(\.mlp)?\.fc1\.", r".feed_forward.0."),
+    (r"(\.mlp)?\.activation_fn\.", r".feed_forward.1."),
     (r"(\.mlp)?\.fc2\.", r".feed_forward.3."),
+    (r"^(en|de)coder\.query_scale\.", r"\1coder.scale."),
+    (r"^decoder\.ref_anchor_head\.", r"decoder.position.size."),
     (r"^decoder\.layernorm\.", r"decoder.heads.0.norm."),
     (r"^model\.input_projection\.", r"neck.projections.0.0."),
+    (r"^model\.input_proj\.", r"neck.projections."),
+    (r"^model\.level_embed$", r"neck.level_embedding.weight"),
     (r"^model\.query_position_embeddings\.", r"decoder.position.embedding."),
+    (r"^model\.query_refpoint_embeddings\.", r"queries.reference."),
+    (r"^model\.reference_points\.", r"decoder.reference."),
+    (r"^class_embed\.(\d+)\.", r"decoder.heads.\1.classes."),
     (r"^(class_labels_classifier|class_embed)\.", r"decoder.heads.0.classes."),
-    (r"^bbox_predictor\.", r"decoder.heads.0.boxes."),
+    # Where boxes move, the decoder has the box heads under a second name.
+    (r"^(decoder\.)?bbox_embed\.(\d+)\.", r"decoder.heads.\2.boxes."),
+    (r"^(bbox_predictor|decoder\.bbox_embed)\.", r"decoder.heads.0.boxes."),
     *((rf"^(.*)\.layers\.{i}\.(weight|bias)$", rf"\1.{3 * i}.\2") for i in (0, 1, 2)),
 ]
 CONDITIONAL: Rules = [
-    *(
-        (
-            rf"^(model\.decoder.*)\.({before}_{short}|{now}\.{long})_proj\.",
-            rf"\1.{attention}.{ours}.",
-        )
-        for before, now, attention in (
-            ("sa", "self_attn", "self_attention"),
-            ("ca", "encoder_attn", "cross_attention"),
-        )
-        for short, long, ours in (
-            ("qcontent", "q_content", "query_content"),
-            ("qpos", "q_pos", "query_position"),
-            ("kcontent", "k_content", "key_content"),
-            ("kpos", "k_pos", "key_position"),
-            ("v", "v", "value"),
-            ("qpos_sine", "q_pos_sine", "query_target"),
-        )
-    ),
-    (r"^model\.decoder\.query_scale\.", r"decoder.scale."),
+    (r"^(model\.decoder.*[._])v_proj\.", r"\1value_proj."),
     (r"^model\.decoder\.ref_point_head\.", r"decoder.position.anchor."),
-    *DETR,
+    *RULES,
 ]
-DAB: Rules = [
-    *(
-        (rf"\.{block}_attn\.{block}_attn_{theirs}_proj\.", f".{block}_attention.{ours}.")
-        for block in ("self", "cross")
-        for theirs, ours in (
-            ("query_content", "query_content"),
-            ("query_pos", "query_position"),
-            ("key_content", "key_content"),
-            ("key_pos", "key_position"),
-            ("value", "value"),
-            ("query_pos_sine", "query_target"),
-        )
-    ),
-    (r"\.(self|cross)_attn\.(self|cross)_attn\.output_proj\.", r".\1_attention.output."),
-    (r"\.self_attn\.self_attn_layer_norm\.", r".norm1."),
-    (r"\.cross_attn\.cross_attn_layer_norm\.", r".norm2."),
-    (r"\.mlp\.final_layer_norm\.", r".final_layer_norm."),
-    (r"(\.mlp)?\.activation_fn\.", r".feed_forward.1."),
-    (r"^model\.query_refpoint_embeddings\.", r"queries.reference."),
-    (r"^model\.(en|de)coder\.query_scale\.", r"\1coder.scale."),
-    (r"^model\.decoder\.ref_point_head\.", r"decoder.position.project."),
-    (r"^model\.decoder\.ref_anchor_head\.", r"decoder.position.size."),
-    (r"^model\.decoder\.bbox_embed\.", r"bbox_predictor."),  # a second name of the box head
-    *DETR,
-]
-DEFORMABLE: Rules = [
-    (r"^model\.input_proj\.", r"neck.projections."),
-    (r"^model\.level_embed$", r"neck.level_embedding.weight"),
-    (r"^model\.reference_points\.", r"decoder.reference."),
-    (r"^class_embed\.(\d+)\.", r"decoder.heads.\1.classes."),
-    *(
-        # With box refinement, the decoder has them under a second name.
-        (rf"^(model\.decoder\.)?bbox_embed\.(\d+)\.layers\.{i}\.", rf"decoder.heads.\2.boxes.{n}.")
-        for i, n in ((0, 0), (1, 3), (2, 6))
-    ),
-    (r"\.sampling_offsets\.", r".offsets."),
-    (r"\.attention_weights\.", r".weights."),
-    (r"\.value_proj\.", r".value."),
-    (r"\.output_proj\.", r".output."),
-    *DETR,
-]
+DAB: Rules = [(r"^model\.decoder\.ref_point_head\.", r"decoder.position.project."), *RULES]
 QUERIES = "model.query_position_embeddings.weight"
 
 
@@ -130,7 +90,7 @@ def hf_detr_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
     Raises:
         ConversionError: if the weights are not of such a model, here and below.
     """
-    converted = _converted(state, DETR, "a DETR", QUERIES)
+    converted = _converted(state, RULES, "a DETR", QUERIES)
     head = {k: v for k, v in converted.items() if k.startswith("decoder.heads.0.classes.")}
     return converted | split_classes(head)
 
@@ -153,7 +113,7 @@ def hf_deformable_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
     error.
     """
     needed = (QUERIES, "model.reference_points.weight")
-    converted = _converted(state, DEFORMABLE, "a one-stage Deformable DETR", *needed)
+    converted = _converted(state, RULES, "a one-stage Deformable DETR", *needed)
     position, content = state[QUERIES].chunk(2, dim=1)
     converted["decoder.position.embedding.weight"] = position
     converted["queries.content.weight"] = content
