@@ -1,4 +1,4 @@
-"""Cascade R-CNN with FPN, ResNet-50, 12 epochs (table 1): model and recipe of Detectron2."""
+"""Cascade R-CNN w/ FPN, ResNet-50, 12 epochs (table 1: AP 40.4): Detectron2's model and recipe."""
 
 from detectron2 import model_zoo
 

@@ -1,4 +1,4 @@
-"""DN-DETR: DAB-DETR w/ DN, ResNet-50-DC5, 12 epochs (table 1)."""
+"""DN-DETR: DAB-DETR w/ DN, ResNet-50-DC5, 12 epochs (table 1: AP 41.7)."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""Faster R-CNN with FPN, ResNet-50, 12 epochs (table 1): model and recipe of Detectron2."""
+"""Faster R-CNN w/ FPN, ResNet-50, 12 epochs (table 1: AP 37.9): Detectron2's model and recipe."""
 
 from detectron2 import model_zoo
 

@@ -1,4 +1,4 @@
-"""FCOS, ResNet-50 with FPN, 12 epochs (table 1): model and recipe of Detectron2."""
+"""FCOS, ResNet-50 with FPN, 12 epochs (table 1: AP 38.6): Detectron2's model and recipe."""
 
 from detectron2 import model_zoo
 

@@ -1,4 +1,4 @@
-"""SAM-DETR++ w/ SMCA + DN, ResNet-50, 50 epochs (table 2)."""
+"""SAM-DETR++ w/ SMCA + DN, ResNet-50, 50 epochs (table 2: AP 49.1)."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""SAM-DETR, ResNet-50, 12 epochs (table 1)."""
+"""SAM-DETR, ResNet-50, 12 epochs (table 1: AP 34.2)."""
 
 from ..common.data import dataloader
 from ..common.models.sam_detr import model

@@ -1,4 +1,4 @@
-"""SAM-DETR w/ SMCA + DN, ResNet-50-DC5, 12 epochs (table 1)."""
+"""SAM-DETR w/ SMCA + DN, ResNet-50-DC5, 12 epochs (table 1: AP 43.7)."""
 
 from detectron2.config import LazyCall as L
 

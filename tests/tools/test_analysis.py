@@ -158,6 +158,9 @@ def test_with_100_queries_the_operations_are_those_of_detr(config, gflops):
 def test_every_config_of_the_paper_is_a_row_once():
     names = [row.config for row in paper.PAPER]
     assert len(set(names)) == len(names)
+    for row in paper.PAPER:
+        title = (CONFIGS / f"coco/{row.config}.py").read_text().partition("\n")[0]
+        assert f": AP {row.ap})" in title
     absent = {x.stem for x in (CONFIGS / "coco").glob("sam_detr*.py")} - set(names)
     assert absent == {  # single-scale for 50 epochs
         "sam_detr_r50_50ep",

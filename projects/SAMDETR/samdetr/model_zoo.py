@@ -44,52 +44,12 @@ LICENCES = {  # by the prefix of the path of weights
     str(PACKAGE): "Apache-2.0, made from images under CC BY 4.0 and CC BY 2.0: see NOTICE",
     "detectron2://ImageNetPretrained/": "CC BY-SA 3.0, of Detectron2's model zoo",
 }
-# How the first line of a config quotes another table or figure than tables 1 and 2.
+# How the first line of a config quotes a table or figure of the paper.
 QUOTED = re.compile(r"((?:table|figure) \d).*?(AP|mAP at 0\.5)(?: is)? (\d+\.\d)", re.IGNORECASE)
 
 
 class UnknownConfigError(ConfigError):
     """No config has the given name."""
-
-
-class PaperRow(NamedTuple):
-    """A row of table 1 (12 epochs) or table 2 (50 epochs) of the paper, and the config for it."""
-
-    name: str
-    config: str
-    ap: float
-    parameters: int  # millions
-    gflops: int
-
-
-PAPER = (
-    PaperRow("Faster-R-CNN-R50", "faster_rcnn_r50_c4_12ep", 35.7, 34, 547),
-    PaperRow("DETR-R50 ‡", "detr_r50_12ep", 22.3, 41, 86),
-    PaperRow("Conditional-DETR-R50", "conditional_detr_r50_12ep", 32.2, 44, 90),
-    PaperRow("SMCA-DETR-R50", "smca_detr_r50_12ep", 31.6, 42, 86),
-    PaperRow("SAM-DETR-R50", "sam_detr_r50_12ep", 34.2, 57, 107),
-    PaperRow("SAM-DETR-R50 w/ SMCA", "sam_detr_r50_smca_12ep", 37.0, 57, 107),
-    PaperRow("Faster-R-CNN-R50-DC5", "faster_rcnn_r50_dc5_12ep", 37.3, 166, 320),
-    PaperRow("DETR-R50-DC5 ‡", "detr_r50_dc5_12ep", 25.9, 41, 187),
-    PaperRow("DAB-DETR-R50-DC5", "dab_detr_r50_dc5_12ep", 38.0, 44, 216),
-    PaperRow("DN-DETR-R50-DC5", "dn_detr_r50_dc5_12ep", 41.7, 44, 216),
-    PaperRow("SAM-DETR-R50-DC5", "sam_detr_r50_dc5_12ep", 39.1, 57, 229),
-    PaperRow("SAM-DETR-R50-DC5 w/ SMCA", "sam_detr_r50_dc5_smca_12ep", 41.3, 57, 229),
-    PaperRow("SAM-DETR-R50-DC5 w/ DN", "sam_detr_r50_dc5_dn_12ep", 42.3, 57, 229),
-    PaperRow("SAM-DETR-R50-DC5 w/ SMCA + DN", "sam_detr_r50_dc5_smca_dn_12ep", 43.7, 57, 229),
-    PaperRow("Faster-R-CNN-R50-FPN", "faster_rcnn_r50_fpn_12ep", 37.9, 42, 180),
-    PaperRow("Cascade-R-CNN-R50-FPN", "cascade_rcnn_r50_fpn_12ep", 40.4, 69, 230),
-    PaperRow("FCOS-R50", "fcos_r50_fpn_12ep", 38.6, 32, 201),
-    PaperRow("Deformable-DETR-R50", "deformable_detr_r50_12ep", 37.2, 40, 173),
-    PaperRow("SAM-DETR++-R50", "sam_detr_pp_r50_12ep", 41.9, 55, 203),
-    PaperRow("SAM-DETR++-R50 w/ SMCA", "sam_detr_pp_r50_smca_12ep", 43.2, 55, 203),
-    PaperRow("SAM-DETR++-R50 w/ SMCA + DN", "sam_detr_pp_r50_smca_dn_12ep", 44.8, 55, 203),
-    PaperRow("DETR-R50 ‡", "detr_r50_50ep", 34.9, 41, 86),
-    PaperRow("DETR-R50-DC5 ‡", "detr_r50_dc5_50ep", 36.7, 41, 187),
-    PaperRow("SAM-DETR++-R50", "sam_detr_pp_r50_50ep", 47.5, 55, 203),
-    PaperRow("SAM-DETR++-R50 w/ SMCA", "sam_detr_pp_r50_smca_50ep", 48.0, 55, 203),
-    PaperRow("SAM-DETR++-R50 w/ SMCA + DN", "sam_detr_pp_r50_smca_dn_50ep", 49.1, 55, 203),
-)
 
 
 class PaperFigure(NamedTuple):
@@ -214,16 +174,11 @@ def get(name: str, checkpoint: str | None = None, device: str | None = None) -> 
         CheckpointError: if the checkpoint is missing or does not fit.
     """
     path = get_checkpoint(name) if checkpoint is None else checkpoint
-    return build(get_config(name), path or "", device)
-
-
-def build(cfg: DictConfig, checkpoint: str, device: str | None = None) -> nn.Module:
-    """Build the model of a loaded config; arguments and errors as in `get`."""
-    return load(cfg, checkpoint, device)[0]
+    return load(get_config(name), path or "", device)[0]
 
 
 def load(cfg: DictConfig, checkpoint: str, device: str | None = None) -> tuple[nn.Module, Metadata]:
-    """Build the model of a loaded config as `build` does, and return its metadata, too."""
+    """Build the model of a loaded config as `get` does, and return its metadata, too."""
     if device is not None:
         cfg = deepcopy(cfg)
         cfg.train.device = device
@@ -293,12 +248,9 @@ def _parameters(cfg: DictConfig) -> int | None:
 
 
 def _paper_figure(name: str, title: str) -> PaperFigure | None:
-    """Look a config up in tables 1 and 2, or else in the title, where a config quotes its table."""
-    for entry in PAPER:
-        if name == f"coco/{entry.config}":
-            return PaperFigure("table 1" if name.endswith("_12ep") else "table 2", "AP", entry.ap)
+    """Return the figure that the title of a config quotes; the paper has none on `mini`."""
     quoted = QUOTED.search(title)
-    if quoted is None or name.startswith("mini/"):  # the paper has no results on that data set
+    if quoted is None or name.startswith("mini/"):
         return None
     place, metric, value = quoted.groups()
     return PaperFigure(place.lower(), "AP" if metric == "AP" else "AP50", float(value))
