@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from detectron2.config import instantiate
+
 from argument_types import integer
 from samdetr import inspection, model_zoo
 from samdetr.engine import add_trust_option
@@ -62,7 +64,7 @@ def visualize(options: argparse.Namespace) -> list[str]:
     pairs = options.model or [(SHIPPED, model_zoo.get_checkpoint(SHIPPED))]
     models = inspection.load_contestants(pairs, options.device, options.trusted_config)
     inspection.check_queries(models[0], options.queries)
-    records = records or inspection.held_out(models[0], options.count)
+    records = records or instantiate(models[0].cfg.dataloader.test.dataset)[: options.count]
     written, failures = inspection.draw_images(
         models,
         records,

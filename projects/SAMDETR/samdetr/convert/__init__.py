@@ -1,7 +1,8 @@
 """Weights of other implementations under our names, and ours under the official ones.
 
-`rules` renames by tables; `official`, `original_detr` and `hf` have the tables of one code base
-each; `sources` recognises a model by its weights; `files` writes the formats.
+`rules` renames by tables; `official` has those of the official code of SAM-DETR, DETR and
+torchvision, `hf` those of `transformers`; `sources` recognises a model by its weights; `files`
+writes the formats.
 """
 
 from .files import half_precision, save_model
@@ -12,18 +13,16 @@ from .hf import (
     hf_detr_to_samdetr,
 )
 from .official import (
+    DETR,
     OFFICIAL,
     coco80,
     coco91,
     coco_class_rows,
-    official_to_samdetr,
-    samdetr_to_official,
-)
-from .original_detr import (
-    DETR,
     detr_to_baseline,
     detr_to_samdetr,
     detr_to_softmax,
+    official_to_samdetr,
+    samdetr_to_official,
     torchvision_to_detectron2,
 )
 from .rules import ConversionError, rename

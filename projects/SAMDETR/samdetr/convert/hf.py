@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import rules as shared
-from .original_detr import split_classes
+from .official import split_classes
 from .rules import ConversionError, Rules, StateDict, listed, rename, require, without_counters
 
 PARTS = ("backbone", "neck", "encoder", "queries", "decoder")

@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from . import hf
-from .official import official_to_samdetr
-from .original_detr import detr_to_baseline, detr_to_softmax, torchvision_to_detectron2
+from . import hf, official
 from .rules import ConversionError, StateDict, listed
 
 Convert = Callable[[Mapping[str, Tensor]], StateDict]
@@ -50,23 +48,25 @@ def _of_transformers(what: str, part: str, convert: Convert) -> Source:
 
 
 SOURCES = {  # a file is of the first kind that fits
-    "official": Source("an official SAM-DETR", (DETR_DECODER + r"attn1\.",), official_to_samdetr),
+    "official": Source(
+        "an official SAM-DETR", (DETR_DECODER + r"attn1\.",), official.official_to_samdetr
+    ),
     "detr": Source(
         "an original DETR",
         (DETR_ATTENTION, r"bbox_embed\."),
-        detr_to_baseline,
+        official.detr_to_baseline,
         "for a detr_* config, with a new class head",
     ),
     "detr-softmax": Source(
         "an original DETR",
         (DETR_ATTENTION, r"class_embed\."),
-        detr_to_softmax,
+        official.detr_to_softmax,
         "for a detr_softmax_* config, complete",
     ),
     "torchvision": Source(
         "a ResNet of torchvision",
         (r"conv1\.", r"layer1\.0\.conv1\."),
-        torchvision_to_detectron2,
+        official.torchvision_to_detectron2,
         "a backbone for any Detectron2 model",
         author="torchvision",
         prefixless=True,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from ..engine import load_config
 from ..engine.config import build
 from ..errors import DisagreementError, ExportError
 from ..modeling import SAMDETR
-from .formats import Source, format_of
+from .formats import Runner, Source, format_of
 from .graph import (
     INPUTS,
     OUTPUTS,
@@ -157,36 +157,29 @@ def _export(
         batches.append([*settings.sizes[:2]])
     checks = []
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        written = Path(folder, path.name)
-        format_of(path).write(source, written)
-        for check in compare(model, source.graph, written, batches):
-            checks.append(check._replace(path=path))
-            report(checks[-1])
+        written, file_format = Path(folder, path.name), format_of(path)
+        file_format.write(source, written)
+        run = file_format.load(written)
+        for sizes in batches:
+            check = Check(path, sizes, compare(model, source.graph, run, sizes))
+            checks.append(check)
+            report(check)
             if check.difference:
-                raise DisagreementError(f"{checks[-1]}, more than the tolerance: not written")
+                raise DisagreementError(f"{check}, more than the tolerance: not written")
         os.replace(written, path)
     return checks
 
 
 @torch.no_grad()
 def compare(
-    model: SAMDETR, graph: DetectionGraph, path: Path, batches: Sequence[Sequence[tuple[int, int]]]
-) -> Iterator[Check]:
-    """Run a file, and the model with its default kernels, on random images.
-
-    Args:
-        model: the detector.
-        graph: the exported graph.
-        path: the file.
-        batches: sizes of the images of each batch.
-    """
-    run = format_of(path).load(path)
-    for sizes in batches:
-        images = [random_image(x) for x in sizes]
-        found = run(*graph.inputs.collect(model, images))
-        expected = detect(model, *NormalisedInputs.collect(model, images))
-        extent = torch.tensor([[width, height] * 2 for height, width in sizes])
-        yield Check(path, [*sizes], graph.outputs.compare(found, Pairs(*expected, extent)))
+    model: SAMDETR, graph: DetectionGraph, run: Runner, sizes: Sequence[tuple[int, int]]
+) -> Difference:
+    """Compare a loaded file with the model, which runs its default kernels, on random images."""
+    images = [random_image(x) for x in sizes]
+    found = run(*graph.inputs.collect(model, images))
+    expected = detect(model, *NormalisedInputs.collect(model, images))
+    extent = torch.tensor([[width, height] * 2 for height, width in sizes])
+    return graph.outputs.compare(found, Pairs(*expected, extent))
 
 
 def random_image(size: tuple[int, int]) -> Tensor:

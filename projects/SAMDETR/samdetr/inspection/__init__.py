@@ -4,7 +4,6 @@ from .comparison import (
     Contestant,
     check_queries,
     draw_images,
-    held_out,
     image_records,
     inspect,
     load_contestants,

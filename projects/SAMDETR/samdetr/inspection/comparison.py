@@ -15,11 +15,12 @@ from ..checkpoint import CheckpointError
 from ..errors import InputError
 from ..model_zoo import load
 from ..modeling import SAMDETR
+from ..modeling.ops.boxes import corners
 from ..predictor import PathLike, image_files
 from ..visualize import to_picture
 from .drawing import DPI, draw_heads, draw_layers, save_figure, write_page
 from .recording import check_attention, observe
-from .views import ImageView, best_queries, last_box, same_object, view_query
+from .views import ImageView, best_queries, same_object, view_query
 
 PAGE = "index.html"
 
@@ -49,10 +50,10 @@ def load_contestants(
         CheckpointError: if a checkpoint is missing or does not fit.
         InputError: if a model has no attention map.
     """
-    configs = [model_zoo.load_any(config, trusted=trusted) for config, _ in pairs]
     stems = [Path(config).stem for config, _ in pairs]
     contestants = []
-    for (_, checkpoint), cfg, stem in zip(pairs, configs, stems):
+    for (config, checkpoint), stem in zip(pairs, stems):
+        cfg = model_zoo.load_any(config, trusted=trusted)
         if not checkpoint:
             raise CheckpointError("a checkpoint is named '', expected a file or a URL")
         model, metadata = load(cfg, checkpoint, device)
@@ -107,7 +108,7 @@ def inspect(
     first = contestants[0].model
     objects = []
     for query in queries or best_queries(first, seen[0], count):
-        box = last_box(seen[0], query)
+        box = corners(seen[0].predictions.boxes[-1, 0, query])
         chosen = [query]
         chosen += [same_object(x.model, y, box) for x, y in zip(contestants[1:], seen[1:])]
         views = [
@@ -117,18 +118,6 @@ def inspect(
         objects.append(views)
     picture = to_picture(entries[0]["image"], first.input_format)
     return ImageView(Path(record["file_name"]).name, picture, objects)
-
-
-def held_out(contestant: Contestant, count: int) -> list[dict[str, Any]]:
-    """Return the first entries of the test set of a model's config.
-
-    Raises:
-        InputError: if the data set cannot be read.
-    """
-    try:
-        return instantiate(contestant.cfg.dataloader.test.dataset)[:count]
-    except (KeyError, OSError, ValueError) as error:
-        raise InputError(f"name images to draw: {error.args[-1]}") from error
 
 
 def check_queries(contestant: Contestant, queries: Sequence[int]) -> None:

@@ -83,11 +83,6 @@ def same_object(model: SAMDETR, observation: Observation, box: Tensor) -> int:
     return int(torch.where(overlap >= SAME_OBJECT, 1 + score, overlap).argmax())
 
 
-def last_box(observation: Observation, query: int) -> Tensor:
-    """Return the (4,) corners of the final box of a query in the first image."""
-    return corners(observation.predictions.boxes[-1, 0, query])
-
-
 def view_query(
     name: str, model: SAMDETR, observation: Observation, query: int, classes: Sequence[str] | None
 ) -> QueryView:

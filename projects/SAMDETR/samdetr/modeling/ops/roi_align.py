@@ -216,8 +216,8 @@ def axis_weights(start: Tensor, end: Tensor, cells: int, size: int, length: int 
     return weights.masked_fill((grid < 0) | (grid > most), 0)
 
 
-class Pooler(nn.Module):
-    """RoIAlign of boxes on a level with R = size, as a module."""
+class FastestPooler(nn.Module):
+    """RoIAlign of boxes on a level with R = size, by the fastest kernel for the device."""
 
     backend = AUTO
     unpadded = False
@@ -232,29 +232,25 @@ class Pooler(nn.Module):
         return roi_align(boxes, level, self.size, self.backend, self.unpadded)
 
 
-class FastestPooler(Pooler):
-    """RoIAlign by the fastest kernel for the device."""
-
-
-class RoIAlignPooler(Pooler):
+class RoIAlignPooler(FastestPooler):
     """RoIAlign by Detectron2's operator."""
 
     backend = "operator"
 
 
-class SeparablePooler(Pooler):
+class SeparablePooler(FastestPooler):
     """RoIAlign by matrix products, deterministic on every device."""
 
     backend = "products"
 
 
-class GatherPooler(Pooler):
+class GatherPooler(FastestPooler):
     """RoIAlign by weighted sums over lists of cells, for a CPU; on a GPU it synchronizes."""
 
     backend = "embedding_bag"
 
 
-class UnpaddedPooler(Pooler):
+class UnpaddedPooler(FastestPooler):
     """RoIAlign that treats padded cells as outside of the map.
 
     The released models read what the encoder makes of padding where a box reaches out of its
