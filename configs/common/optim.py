@@ -3,15 +3,15 @@
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
-from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import LinearParamScheduler, MultiStepParamScheduler
 
-from samdetr.engine import BackboneFactor
+from samdetr.engine import BackboneFactor, parameter_groups
 
 # Weight decay is the same for norms and biases, as in DETR. The model is filled in at run time.
 optimizer = L(torch.optim.AdamW)(
-    params=L(get_default_optimizer_params)(
+    params=L(parameter_groups)(
         base_lr="${..lr}",
+        factors=None,  # of the learning rate, by prefixes of names, such as {backbone:0.1,neck:0.5}
         lr_factor_func=L(BackboneFactor)(factor=0.1),  # 1e-5 for the backbone
     ),
     lr=1e-4,

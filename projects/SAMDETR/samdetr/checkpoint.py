@@ -18,8 +18,9 @@ from typing import IO, Any, NamedTuple
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .weights_file import HEURISTICS, load_file, reason
 
 NUMBERED = re.compile(r"model_\d{7}\.pth$")  # a periodic checkpoint
@@ -31,6 +32,7 @@ FILLED = ("running_mean", "running_var")  # by frozen norms themselves, where a 
 TRAINING_ONLY = "denoising."  # a model without denoising loads the file of a model with it
 # Parameters with a row per class: the classifier, and the label embedding of denoising queries.
 OF_CLASSES = (".classes.", "denoising.labels.")
+OF_QUERIES = ("queries.", "decoder.position.embedding.")  # those with a row per query
 
 
 class Difference(NamedTuple):
@@ -206,10 +208,45 @@ class Checkpointer(DetectionCheckpointer):
 class InitialCheckpointer(Checkpointer):
     """Loads what training starts from: a whole model, one of other classes, or a backbone alone.
 
-    Parameters with a row per class keep their initial values if the file has other classes.
+    Parameters with a row per class keep their initial values if the file has other classes, those
+    with a row per query in the rows that the file lacks, and denoising if the file has none.
+
+    Args:
+        model: to fill.
+        reset: prefixes of the names of parameters that keep their initial values.
+
+    Raises:
+        ConfigError: if no parameter begins with one of the prefixes.
     """
 
+    def __init__(self, model: nn.Module, reset: Sequence[str] = ()):
+        super().__init__(model)
+        self.new = *reset, TRAINING_ONLY
+        for prefix in reset:
+            if not any(name.startswith(prefix) for name in model.state_dict()):
+                raise ConfigError(f"train.init_reset has {prefix!r}, and no parameter begins so")
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        own = self.model.state_dict()
+        initial = {name: x.clone() for name, x in own.items() if name.startswith(self.new[:-1])}
+        weights, kept = checkpoint["model"], {}
+        for name in [x for x in weights if x.startswith(OF_QUERIES) and x in own]:
+            given, rows = torch.as_tensor(weights[name]), own[name].clone()
+            if given.shape[1:] == rows.shape[1:] and len(given) != len(rows):
+                count = min(len(given), len(rows))
+                rows[:count] = given[:count]
+                weights[name], kept[name] = rows, f"{count} of {len(given)} rows of {name}"
+        found = super()._load_model(checkpoint)
+        self.model.load_state_dict(initial, strict=False)
+        if initial or kept:
+            parts = [f"initial values stay in {', '.join(initial)}"] if initial else []
+            self.logger.info("Of the file %s", "; ".join([*kept.values(), *parts]))
+        return found
+
     def _judge(self, difference: Difference, path: str) -> None:
+        missing = [x for x in difference.missing if not x.startswith(self.new)]
+        shapes = [row for row in difference.shapes if not row[0].startswith(self.new[:-1])]
+        difference = difference._replace(missing=missing, shapes=shapes)
         if difference.fills_backbone_only:
             super()._judge(difference.of_backbone(), path)
             parts = ", ".join(sorted({key.split(".")[0] for key in difference.missing}))

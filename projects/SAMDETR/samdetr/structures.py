@@ -71,6 +71,12 @@ class Targets(NamedTuple):
     labels: Tensor  # (B, T) int64, 0 where padded
     boxes: Tensor  # (B, T, 4), 0.5 where padded
     counts: list[int]  # boxes of each image
+    accumulated: Sequence[int] | None = None  # boxes of each image of all batches of the step
+
+    @property
+    def step_counts(self) -> Sequence[int]:
+        """Boxes of each image of the step: of this batch, unless gradients are accumulated."""
+        return self.counts if self.accumulated is None else self.accumulated
 
     @classmethod
     def from_instances(

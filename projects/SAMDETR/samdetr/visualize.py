@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import Metadata
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage, has_event_storage
 from PIL import Image
 from torch import Tensor
 
@@ -73,6 +77,39 @@ def draw_detections(
     drawn = Visualizer(picture, metadata, scale)
     with labels_as_text():
         return drawn.draw_instance_predictions(instances.to("cpu")).get_image()
+
+
+class DetectionPictures(DatasetEvaluator):
+    """Evaluator that gives pictures of detections to the writers of a training.
+
+    Args:
+        metadata: of the data set, for `thing_classes`.
+        input_format: channel order of the images; None for RGB.
+        count: number of images that are drawn, the first of the first process.
+        threshold: lowest score of the detections that are drawn.
+    """
+
+    def __init__(
+        self, metadata: Metadata, input_format: str | None, count: int, threshold: float = 0.5
+    ):
+        self.metadata = metadata
+        self.input_format = input_format or "RGB"
+        self.count = count
+        self.threshold = threshold
+        self.drawn = 0
+
+    def reset(self) -> None:
+        self.drawn = 0 if comm.is_main_process() and has_event_storage() else self.count
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        for entry, output in list(zip(inputs, outputs))[: self.count - self.drawn]:
+            picture = to_picture(entry["image"], self.input_format)
+            found = output["instances"].to("cpu")
+            found = detector_postprocess(found[found.scores >= self.threshold], *picture.shape[:2])
+            drawn = draw_detections(picture, found, self.metadata)
+            name = f"detections/{self.drawn}"
+            get_event_storage().put_image(name, torch.as_tensor(drawn.transpose(2, 0, 1).copy()))
+            self.drawn += 1
 
 
 @torch.no_grad()

@@ -2,8 +2,10 @@
 
 from ..errors import ConfigError, TrainingError
 from .config import add_trust_option, argument_parser, configure, load_config, parse_arguments
-from .hooks import killed_process
+from .evaluate import evaluate
+from .failures import killed_process
 from .launch import start
-from .optimizer import BackboneFactor, build_optimizer
-from .train import build_model, compile_parts, evaluate, main, train
+from .model import build_model, compile_parts
+from .optimizer import BackboneFactor, build_optimizer, parameter_groups
+from .train import main, train
 from .trainer import Trainer

@@ -51,7 +51,11 @@ TRAIN = [  # required keys of `train`
     "output_dir", "init_checkpoint", "max_iter", "seed", "device", "amp", "clip_grad", "ddp",
     "checkpointer", "eval_period", "best_metric", "log_period",
 ]  # fmt: skip
-OPTIONAL = ["deterministic", "skip_nonfinite", "compile", "cudnn_benchmark"]  # of `train`
+OPTIONAL = [  # keys of `train` that configs of older runs lack
+    "epochs", "eval_epochs", "checkpoint_epochs", "accumulate", "freeze", "ema", "early_stop",
+    "eval_loss", "eval_pictures", "writers", "hooks", "init_reset", "deterministic",
+    "skip_nonfinite", "compile", "cudnn_benchmark",
+]  # fmt: skip
 REQUIRED = (*PARTS, "lr_multiplier", *(f"train.{name}" for name in TRAIN))
 SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in REQUIRED))
 # Keys that are read by name; those of all other groups are arguments of calls.
@@ -59,8 +63,12 @@ READ = {
     "train": TRAIN + OPTIONAL,
     "train.amp": ["enabled", "dtype"],
     "train.clip_grad": ["max_norm", "norm_type"],
-    "dataloader": ["train", "test", "evaluator"],
+    "train.ema": ["enabled", "decay", "warmup", "period"],
+    "train.early_stop": ["patience", "min_gain"],
+    "dataloader": ["train", "test", "evaluator", "more_tests"],
 }
+KNOWN = {f"{group}.{name}" for group, names in READ.items() for name in names}
+KNOWN.add("optimizer.base_batch_size")
 OVERRIDE = re.compile(rf"([+~]+\w+|{'|'.join(SECTIONS)}|\w+\.\w+)(\.\w+)*=")
 # The types that may replace a value of the config. bool is first: it is a subclass of int.
 KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
@@ -231,8 +239,7 @@ def unread_keys(cfg: DictConfig) -> dict[str, str]:
 
     A key that another one refers to, as `${train.note}`, is read.
     """
-    used, unread = _references(cfg), []
-    known = [f"{group}.{name}" for group, names in READ.items() for name in names]
+    used, unread, known = _references(cfg), [], sorted(KNOWN)
     for key, _ in _items(OmegaConf.to_container(cfg)):
         group, _, name = key.rpartition(".")
         if group in READ and key not in known and name not in used:
@@ -292,7 +299,9 @@ def _set(cfg: DictConfig, key: str, value: Any) -> None:
 
 
 def _check_argument(cfg: DictConfig, key: str) -> None:
-    """Refuse a key that is missing in the config, unless it is an argument of the call there."""
+    """Refuse a key that is missing in the config, unless it is read or an argument of a call."""
+    if key in KNOWN:
+        return
     parent, _, name = key.rpartition(".")
     arguments, takes_any = _arguments(OmegaConf.select(cfg, parent) if parent else None)
     # `**kwargs` are usually passed on, but a close match is still a misspelling.

@@ -1,4 +1,4 @@
-"""Hooks for exact resumption and for stopping, and reports on failed runs.
+"""Hooks for exact resumption and for stopping.
 
 A resumed run repeats the interrupted one to the last bit: random numbers are a function of seed,
 iteration and process, checkpoints are atomic, and what was due after a checkpoint is done again.
@@ -9,33 +9,25 @@ which must not be before `metrics.json` is rewound.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import re
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from detectron2.engine import HookBase, default_writers, hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig
-from torch import nn
-from torch.multiprocessing import ProcessExitedException
 
 from ..checkpoint import Checkpointer, checksum_file, replacing
 from ..data.datasets import metadata_of
-from ..errors import TrainingError
+from ..errors import ConfigError
 from ..randomness import seed_all
+from ..writers import WRITERS
+from .config import build
 from .launch import Stopped, StopRequest
-
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-CONNECTION = re.compile("gloo|NCCL|[Cc]onnection (closed|reset)")
 
 
 class Seed(HookBase):
@@ -98,32 +90,46 @@ class CatchUp(HookBase):
 
 
 class MetricsWriter(hooks.PeriodicWriter):
-    """Detectron2's writers, which continue `metrics.json` from the checkpoint on.
+    """Detectron2's writers, which continue `metrics.json` from the checkpoint on, and others.
 
     Args:
         output_dir: folder of the files.
         period: iterations between lines.
+        writers: further ones: keys of `samdetr.writers.WRITERS`, or calls.
+
+    Raises:
+        ConfigError: if a writer is unknown or refuses its arguments.
+        ModuleNotFoundError: if the package of a writer is not installed.
     """
 
-    def __init__(self, output_dir: str, period: int):
+    def __init__(self, output_dir: str, period: int, writers: Sequence[Any] = ()):
         super().__init__([], period)
         self.folder = output_dir
+        if unknown := [x for x in writers if isinstance(x, str) and x not in WRITERS]:
+            raise ConfigError(f"train.writers has {unknown}, must be of {[*WRITERS]}, or calls")
+        self.others = [
+            WRITERS[x](output_dir) if isinstance(x, str) else build(x, "train.writers")
+            for x in writers
+            if comm.is_main_process()
+        ]
 
     def before_train(self) -> None:
         """Open the writers in the first process."""
         if comm.is_main_process():
             rewind(self.folder, self.trainer.start_iter)
-            self._writers = default_writers(self.folder, self.trainer.max_iter)
+            # TensorBoard's writer is the last one, since it deletes the pictures it has written.
+            self._writers = [*self.others, *default_writers(self.folder, self.trainer.max_iter)]
 
 
 def rewind(output_dir: str, start_iter: int) -> None:
     """Remove from `metrics.json` what a run from `start_iter` on writes again.
 
     The file as it was stays in `metrics.json.previous`. A run from iteration 0 also removes
-    `last_checkpoint`, so that `--resume` cannot return to an older run in the same folder.
+    `last_checkpoint` and ids of tracking services, so that it cannot continue an older run.
     """
     if start_iter == 0:
-        Path(output_dir, "last_checkpoint").unlink(missing_ok=True)
+        for file in [Path(output_dir, "last_checkpoint"), *Path(output_dir).glob("*.run_id")]:
+            file.unlink(missing_ok=True)
     file = Path(output_dir, "metrics.json")
     if not file.is_file():
         return
@@ -140,6 +146,13 @@ def rewind(output_dir: str, start_iter: int) -> None:
     shutil.copyfile(file, f"{file}.previous")
     with replacing(file) as new:
         new.write("".join(kept).encode())
+
+
+def has_evaluation(output_dir: str, iteration: int) -> bool:
+    """Return whether `metrics.json` has the metrics of a test set at an iteration."""
+    file = Path(output_dir, "metrics.json")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return any("/" in line and json.loads(line)["iteration"] == iteration for line in lines)
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
@@ -278,68 +291,3 @@ class ClassMetadata:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep what the data say now."""
-
-
-@contextmanager
-def explained(checkpointer: Checkpointer, resumable: bool = True) -> Iterator[None]:
-    """Raise a known failure as a `TrainingError` that names the checkpoint to resume from.
-
-    Args:
-        checkpointer: of the run.
-        resumable: whether the run can be resumed, as a training can.
-    """
-    try:
-        yield
-    except (RuntimeError, ArithmeticError, MemoryError, OSError, EOFError) as error:
-        reason = reason_of(error, checkpointer.save_dir)
-        if not reason:
-            raise
-        left = f"; {what_is_left(checkpointer.save_dir)}" if resumable else ""
-        raise TrainingError(reason + left) from error
-
-
-def reason_of(error: Exception, folder: str) -> str:
-    """Return the cause of a failure in one line; "" if it is not a known one."""
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in DISK:
-        return f"{error.filename or folder} cannot be written: {error.strerror}"
-    if isinstance(error, FloatingPointError | MemoryError):
-        return text or "out of memory"
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
-        return f"out of memory: {text}"
-    # A worker that dies while its batch is fetched closes the socket that the batch comes by.
-    lost = isinstance(error, FileNotFoundError) and error.filename is None
-    if "DataLoader worker" in text or lost or isinstance(error, ConnectionError | EOFError):
-        return (
-            f"a DataLoader worker died ({text.rstrip('. ') or 'no batch'}). If nobody killed it, "
-            "the machine ran out of memory (see `dmesg`): set dataloader.train.num_workers and "
-            "dataloader.test.num_workers lower"
-        )
-    if isinstance(error, dist.DistError) or (dist.is_initialized() and CONNECTION.search(text)):
-        return f"another process of this run has ended, with the cause in its own output ({text})"
-    return ""
-
-
-def what_is_left(folder: str) -> str:
-    """Return which checkpoint `--resume` continues from."""
-    try:
-        newest = Checkpointer(nn.Module(), folder).newest()
-    except OSError as error:
-        return str(error)
-    if not newest:
-        return "there is no checkpoint yet"
-    return f"the last good checkpoint is {newest}, from which --resume continues"
-
-
-def killed_process(error: ProcessExitedException, folder: str) -> str:
-    """Return the report on a spawned process that was killed.
-
-    Args:
-        error: from the process that spawned it.
-        folder: of the run's checkpoints.
-    """
-    return (
-        f"process {error.error_index} of this run (pid {error.error_pid}) was killed by "
-        f"{error.signal_name}. If nobody did that, the machine ran out of memory (see `dmesg`); "
-        f"{what_is_left(folder)}"
-    )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
+from detectron2.solver.build import get_default_optimizer_params
 from omegaconf import DictConfig
 from torch import nn
 
 from .config import build
+from .model import matching
 
 
 class BackboneFactor:
@@ -29,6 +32,29 @@ class BackboneFactor:
 
     def __call__(self, name: str) -> float:
         return self.factor if name.startswith(self.prefix) else 1.0
+
+
+def parameter_groups(
+    model: nn.Module, factors: Mapping[str, float] | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """Return Detectron2's groups of parameters, with learning rate factors by prefix.
+
+    Args:
+        model: provides the parameters; those without gradients are left out.
+        factors: prefix of names -> factor; the longest prefix of a name decides, and for other
+            names `lr_factor_func`, if there is one.
+        options: for Detectron2's `get_default_optimizer_params`.
+
+    Raises:
+        ConfigError: if no parameter begins with a prefix.
+    """
+    chosen: dict[str, float] = {}
+    for prefix, factor in sorted((factors or {}).items()):  # a longer prefix is a later one
+        chosen |= dict.fromkeys(matching(model, prefix, "optimizer.params.factors"), factor)
+    others = options.pop("lr_factor_func", None) or (lambda name: 1.0)
+    options["lr_factor_func"] = lambda name: chosen[name] if name in chosen else others(name)
+    groups: list[dict[str, Any]] = get_default_optimizer_params(model, **options)
+    return groups
 
 
 def build_optimizer(optimizer: DictConfig, model: nn.Module) -> torch.optim.Optimizer:

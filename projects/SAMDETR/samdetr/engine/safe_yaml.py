@@ -21,6 +21,7 @@ from ..errors import ConfigError
 # A YAML config may call the classes of these packages, ...
 PACKAGES = (
     "samdetr.data.", "samdetr.engine.", "samdetr.evaluation.", "samdetr.modeling.",
+    "samdetr.writers.",
     "detectron2.data.", "detectron2.evaluation.", "detectron2.layers.", "detectron2.modeling.",
     "detectron2.solver.", "detectron2.structures.",
     "fvcore.common.param_scheduler.", "fvcore.transforms.",
@@ -32,6 +33,7 @@ FUNCTIONS = (
     "samdetr.data.build_train_loader",
     "samdetr.data.load_detection_dataset",
     "samdetr.data.load_own_dataset",
+    "samdetr.engine.parameter_groups",
     "samdetr.modeling.mini_resnet",
     "samdetr.modeling.resnet50_dc5_stages",
     "detectron2.data.build_detection_test_loader",

@@ -24,19 +24,19 @@ from typing import Any
 
 import torch.distributed as dist
 from detectron2.engine import default_setup, hooks
-from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from torch.utils.data import DataLoader
 
 from ..checkpoint import Checkpointer, InitialCheckpointer
-from ..data import DataError, datasets
-from ..data.loader import outlive_signals
-from ..errors import CheckpointError, ConfigError, MissingCheckpointError
+from ..data import datasets
+from ..errors import CheckpointError, MissingCheckpointError
 from ..randomness import seed_all, use_deterministic_algorithms
 from .config import build, configure, unread_keys
+from .ema import EMA
+from .evaluate import Evaluation, evaluate
+from .failures import explained
 from .hooks import (
     BestCheckpointer,
     CatchUp,
@@ -45,66 +45,13 @@ from .hooks import (
     PeriodicCheckpointer,
     Seed,
     WeightsCheckpointer,
-    explained,
+    has_evaluation,
 )
 from .launch import StopRequest, share_cores, wrap
+from .model import build_model
 from .optimizer import build_optimizer
+from .schedule import Converged, EarlyStop, scale_learning_rate, use_epochs
 from .trainer import Trainer
-
-
-class Evaluation:
-    """The evaluator of a config on its test loader.
-
-    Args:
-        cfg: the whole config.
-        model: without DDP, whose exchange of buffers would wait for processes with fewer images.
-
-    Attributes:
-        results: of the last evaluation: task -> metric -> value; empty outside the first process.
-
-    Raises:
-        ConfigError: if the loader or the evaluator cannot be built.
-        DataError: if there are no images.
-    """
-
-    def __init__(self, cfg: DictConfig, model: nn.Module):
-        self.model = model
-        self.loader = build(cfg.dataloader.test, "dataloader.test")
-        if not any(comm.all_gather(len(self.loader))):
-            raise DataError("dataloader.test has no images, so that nothing can be evaluated")
-        if isinstance(self.loader, DataLoader):
-            self.loader.worker_init_fn = outlive_signals
-        self.evaluator = build(cfg.dataloader.evaluator, "dataloader.evaluator")
-        self.results: dict[str, Any] = {}
-
-    def __call__(self) -> dict[str, Any]:
-        """Evaluate, print a table and return the results."""
-        self.results = inference_on_dataset(self.model, self.loader, self.evaluator)
-        if comm.is_main_process():
-            print_csv_format(self.results)
-        return self.results
-
-
-def evaluate(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
-    """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the output folder.
-
-    Raises:
-        ConfigError: if there is no checkpoint to evaluate, or no data to evaluate it on.
-        CheckpointError: if the checkpoint does not fit the model.
-    """
-    if cfg.dataloader.evaluator is None:
-        raise ConfigError("there is no data to evaluate on: --val-json FILE --val-images DIR")
-    model = build_model(cfg)
-    evaluation = Evaluation(cfg, model)
-    checkpointer = Checkpointer(model, cfg.train.output_dir)
-    if resume and checkpointer.has_checkpoint():
-        checkpointer.load(checkpointer.newest())
-    elif cfg.train.init_checkpoint:
-        checkpointer.load(cfg.train.init_checkpoint)
-    else:
-        raise ConfigError("--eval-only needs a trained model: train.init_checkpoint=PATH")
-    with explained(checkpointer, resumable=False):
-        return evaluation()
 
 
 def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
@@ -126,6 +73,8 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         text = ", ".join(f"{key} (the nearest is {nearest})" for key, nearest in unread.items())
         logging.getLogger(__name__).warning("Nothing reads these keys of the config: %s", text)
     set_seed(cfg)
+    use_epochs(cfg)
+    scale_learning_rate(cfg)
     model = build_model(cfg)
     optimizer = build_optimizer(cfg.optimizer, model)
     trainer = Trainer(
@@ -135,22 +84,61 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
         amp=cfg.train.amp,
         clip_grad=cfg.train.clip_grad,
         metrics_period=cfg.train.log_period,
-        skip_nonfinite=cfg.train.get("skip_nonfinite", 0),  # not in configs of older runs
+        # Not in configs of older runs, like all that has a default here.
+        skip_nonfinite=cfg.train.get("skip_nonfinite", 0),
+        accumulate=cfg.train.get("accumulate", 1),
     )
+    own_hooks: list[hooks.HookBase] = build([*cfg.train.get("hooks", [])], "train.hooks")
+    result = model  # that is evaluated and saved
+    options = dict(cfg.train.get("ema", {}))
+    if options.pop("enabled", False):
+        own_hooks.append(ema := EMA(model, **options))
+        result = ema.average
     # Reads data, so that other errors come first.
-    evaluation = Evaluation(cfg, model) if cfg.dataloader.evaluator else None
+    evaluation = Evaluation(cfg, result) if cfg.dataloader.evaluator else None
     kept = {"trainer": trainer, "metadata": ClassMetadata(cfg)}
-    checkpointer = Checkpointer(model, cfg.train.output_dir, **kept)
+    checkpointer = Checkpointer(result, cfg.train.output_dir, **kept)
     with StopRequest() as stop:
         seed = Seed(cfg.train.seed)
-        trainer.register_hooks([seed, *make_hooks(cfg, checkpointer, evaluation, stop)])
+        after_saving = make_evaluation_hooks(cfg, checkpointer, evaluation)
+        trainer.register_hooks(
+            [
+                seed,
+                hooks.IterationTimer(),
+                hooks.LRScheduler(scheduler=build(cfg.lr_multiplier, "lr_multiplier")),
+                *own_hooks,
+                PeriodicCheckpointer(checkpointer, stop, **cfg.train.checkpointer),
+                *after_saving,
+                CatchUp(after_saving),
+            ]
+        )
         start_iter = resume_or_load(trainer, cfg, checkpointer, resume)
+        if is_finished(cfg, start_iter, after_saving):
+            return {}
         cfg.train.seed = seed.seed  # that of the checkpoint, if there is one
-        trainer.reset_data_loader(lambda: train_loader(cfg, start_iter))
+        trainer.reset_data_loader(lambda: train_loader(cfg, start_iter * trainer.accumulate))
         check_limits(cfg, model)
         with explained(checkpointer):
-            trainer.train(start_iter, cfg.train.max_iter)
+            try:
+                trainer.train(start_iter, cfg.train.max_iter)
+            except Converged:
+                checkpointer.save("model_final", iteration=trainer.iter)
     return evaluation.results if evaluation else {}
+
+
+def is_finished(cfg: DictConfig, start_iter: int, hooks: Sequence[hooks.HookBase]) -> bool:
+    """Return whether a resumed run has nothing left to do, which is then logged."""
+    converged = any(isinstance(x, EarlyStop) and x.finished for x in hooks)
+    trained, max_iter, folder = start_iter > 0, cfg.train.max_iter, cfg.train.output_dir
+    if start_iter == max_iter:  # the evaluation of the last iteration may be missing
+        trained = not cfg.dataloader.evaluator or has_evaluation(folder, start_iter - 1)
+    if not converged and (start_iter < max_iter or not trained):
+        return False
+    reason = "by train.early_stop" if converged else f"with train.max_iter={max_iter}"
+    logging.getLogger(__name__).info(
+        "The run in %s is finished: it has trained %d iterations, %s", folder, start_iter, reason
+    )
+    return True
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -204,44 +192,6 @@ def set_seed(cfg: DictConfig) -> None:
         use_deterministic_algorithms()
 
 
-def build_model(cfg: DictConfig) -> nn.Module:
-    """Build the model of a config on `train.device`.
-
-    Raises:
-        ConfigError: if the model refuses its arguments, if it cannot be moved to the device, or if
-            `train.compile` names a part that the model does not have.
-    """
-    model: nn.Module = build(cfg.model, "model")
-    compile_parts(model, cfg.train.get("compile", []))  # not in configs of older runs
-    try:
-        return model.to(cfg.train.device)
-    except (AssertionError, RuntimeError) as error:  # no such device, no GPU, no memory on it
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"train.device={cfg.train.device} cannot be used: {reason}") from error
-
-
-def compile_parts(model: nn.Module, names: Sequence[str], **options: Any) -> None:
-    """Compile submodules in place, with dynamic shapes, when they are first called.
-
-    Args:
-        model: keeps the names of its parameters.
-        names: of submodules, such as "backbone"; "." is the whole model.
-        options: for `torch.compile`.
-
-    Raises:
-        ConfigError: if the model has no such submodule.
-    """
-    for name in names:
-        try:
-            part = model.get_submodule(name.removeprefix("."))
-        except AttributeError as error:
-            parts = ", ".join(name for name, _ in model.named_children())
-            raise ConfigError(
-                f"to compile {name!r}: the model has no such part, but {parts}"
-            ) from error
-        part.compile(dynamic=True, **options)
-
-
 def check_limits(cfg: DictConfig, model: nn.Module) -> None:
     """Warn of images with more boxes than the model has queries, or than it returns."""
     queries = {"model.num_queries": cfg.model.get("num_queries")}
@@ -251,30 +201,29 @@ def check_limits(cfg: DictConfig, model: nn.Module) -> None:
         datasets.check_limits(cfg.dataloader.test.get("dataset", {}), queries | returned)
 
 
-def make_hooks(
-    cfg: DictConfig, checkpointer: Checkpointer, evaluation: Evaluation | None, stop: StopRequest
+def make_evaluation_hooks(
+    cfg: DictConfig, checkpointer: Checkpointer, evaluation: Evaluation | None
 ) -> list[hooks.HookBase]:
-    """Return the hooks of a training: schedule, checkpoints, evaluation and metrics, in order."""
+    """Return the hooks that follow the checkpoint of an iteration: evaluation and metrics."""
     settings = cfg.train
-    after_saving: list[hooks.HookBase] = []
+    made: list[hooks.HookBase] = []
     if evaluation:
         kept = {"metadata": ClassMetadata(cfg)}
         weights = WeightsCheckpointer(checkpointer.model, settings.output_dir, **kept)
+        made.append(hooks.EvalHook(settings.eval_period, evaluation))
         best = BestCheckpointer(settings.eval_period, weights, settings.best_metric)
-        after_saving = [hooks.EvalHook(settings.eval_period, evaluation)]
-        after_saving += [best] * comm.is_main_process()
+        made += [best] * comm.is_main_process()
+        early = settings.get("early_stop", {})
+        if early.get("patience"):
+            made.append(EarlyStop(settings.best_metric, settings.eval_period, **early))
     else:
         logging.getLogger(__name__).warning(
             "There is no data to evaluate on: the result is model_final.pth"
         )
-    after_saving.append(MetricsWriter(settings.output_dir, settings.log_period))
-    return [
-        hooks.IterationTimer(),
-        hooks.LRScheduler(scheduler=build(cfg.lr_multiplier, "lr_multiplier")),
-        PeriodicCheckpointer(checkpointer, stop, **settings.checkpointer),
-        *after_saving,
-        CatchUp(after_saving),
-    ]
+    made.append(
+        MetricsWriter(settings.output_dir, settings.log_period, settings.get("writers", []))
+    )
+    return made
 
 
 def resume_or_load(
@@ -297,7 +246,8 @@ def resume_or_load(
                 f"train.init_checkpoint={path}, without --resume, starts from the weights"
             )
     else:
-        initialize(checkpointer.model, cfg.train.init_checkpoint)
+        reset = cfg.train.get("init_reset") or []
+        initialize(checkpointer.model, cfg.train.init_checkpoint, reset)
     if len(set(comm.all_gather(start_iter))) > 1:
         raise CheckpointError(
             f"{cfg.train.output_dir} differs between machines: --resume needs a shared folder"
@@ -305,10 +255,14 @@ def resume_or_load(
     return start_iter
 
 
-def initialize(model: nn.Module, path: str) -> None:
-    """Load `train.init_checkpoint`, a whole model or a backbone; "" keeps random weights."""
+def initialize(model: nn.Module, path: str, reset: Sequence[str] = ()) -> None:
+    """Load `train.init_checkpoint`, a whole model or a backbone; "" keeps random weights.
+
+    Args:
+        reset: `train.init_reset`, prefixes of parameters that keep their initial values.
+    """
     try:
-        InitialCheckpointer(model).load(path)
+        InitialCheckpointer(model, reset).load(path)
     except MissingCheckpointError as error:
         raise MissingCheckpointError(
             f"{error}: train.init_checkpoint=PATH names another file, train.init_checkpoint='' "
@@ -316,12 +270,12 @@ def initialize(model: nn.Module, path: str) -> None:
         ) from error
 
 
-def train_loader(cfg: DictConfig, start_iter: int) -> Iterable[list[dict[str, Any]]]:
-    """Build the training loader, positioned at an iteration."""
+def train_loader(cfg: DictConfig, start: int) -> Iterable[list[dict[str, Any]]]:
+    """Build the training loader, positioned at a batch."""
     loader: Iterable[list[dict[str, Any]]] = build(cfg.dataloader.train, "dataloader.train")
     if hasattr(loader, "seek"):
-        loader.seek(start_iter)
-    elif start_iter > 0:
+        loader.seek(start)
+    elif start > 0:
         logging.getLogger(__name__).warning(
             "dataloader.train (%s) has no `seek`, unlike samdetr.data.build_train_loader: the "
             "order of images differs from that of an uninterrupted run",

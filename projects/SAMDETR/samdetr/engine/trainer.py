@@ -6,11 +6,14 @@ Methods of Detectron2's trainers that are private and used here as its own subcl
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import logging
+import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +21,7 @@ from detectron2.engine import SimpleTrainer
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import ConfigError
 
@@ -52,13 +56,16 @@ class Trainer(SimpleTrainer):
         clip_grad: `max_norm` of all gradients together, inf for none, and `norm_type`.
         metrics_period: iterations whose metrics are read together, where that is possible.
         skip_nonfinite: iterations of the whole run that may fail; one more ends it.
+        accumulate: batches per step. Their gradients add up to those of one batch of all their
+            images; for models without the argument `step_counts` of `SAMDETR.forward`, to the mean
+            of their gradients.
 
     Attributes:
         skipped: number of failed iterations that have been read.
 
     Raises:
         ConfigError: if `amp.dtype` is unknown or not available on the device, if `metrics_period`
-            is not positive, or if `skip_nonfinite` is negative.
+            or `accumulate` is not positive, or if `skip_nonfinite` is negative.
     """
 
     iter: int  # Detectron2's trainers are untyped
@@ -72,10 +79,13 @@ class Trainer(SimpleTrainer):
         clip_grad: Mapping[str, Any],
         metrics_period: int = 1,
         skip_nonfinite: int = 0,
+        accumulate: int = 1,
     ):
         super().__init__(model, data_loader, optimizer)
         if metrics_period < 1:
             raise ConfigError(f"metrics_period is {metrics_period}, must be 1 or more")
+        if accumulate < 1:
+            raise ConfigError(f"train.accumulate is {accumulate}, must be 1 or more")
         if skip_nonfinite < 0:
             raise ConfigError(f"train.skip_nonfinite is {skip_nonfinite}, must be 0 or more")
         device = next(model.parameters()).device
@@ -88,7 +98,11 @@ class Trainer(SimpleTrainer):
         self.fused = all(group.get("fused") for group in optimizer.param_groups)
         self.metrics_period = metrics_period if self.fused and not scaled else 1
         self.skip_nonfinite = skip_nonfinite
+        self.accumulate = accumulate
+        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        self._takes_counts = "step_counts" in inspect.signature(inner.forward).parameters
         self.skipped = 0
+        self._next_rates: list[float] = []  # after the checkpoint that the run continues from
         self._unread: list[Metrics] = []
         self._unread_failures = torch.zeros((), device=device)
 
@@ -100,45 +114,55 @@ class Trainer(SimpleTrainer):
         return enabled, PRECISIONS[dtype]
 
     def run_step(self) -> None:
-        """Run one iteration: batch, losses, gradients, metrics, step.
+        """Run one iteration: batches, losses, gradients, metrics, step.
 
         Raises:
             ConfigError: if the loader has no more batches.
             FloatingPointError: if too many iterations have failed, this one or earlier ones whose
                 metrics were not read yet. The weights are then those before the failure.
-            MemoryError: if the batch, which it describes, does not fit into memory.
+            MemoryError: if a batch, which it describes, does not fit into memory.
         """
         start = time.perf_counter()
-        try:
-            data = next(self._data_loader_iter)
-        except StopIteration as error:
+        batches = list(itertools.islice(self._data_loader_iter, self.accumulate))
+        if len(batches) < self.accumulate:
             raise ConfigError(
                 f"dataloader.train ended before iteration={self.iter}: expected endless batches, "
                 "such as those of samdetr.data.build_train_loader"
-            ) from error
-        data_time = time.perf_counter() - start
-        with naming_batch(data, self.iter):
-            self._step(data, data_time)
+            )
+        self._step(batches, time.perf_counter() - start)
 
-    def _step(self, data: list[dict[str, Any]], data_time: float) -> None:
+    def _step(self, batches: list[list[dict[str, Any]]], data_time: float) -> None:
         self.optimizer.zero_grad()  # first: gradients need no memory beside the activations
-        with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_enabled):
-            losses = self.model(data)
-        values = torch.stack([*losses.values()])
-        total = self.grad_scaler.scale(values.sum())
-        # A non-finite loss makes all gradients non-finite, and through DDP's sum also those of
-        # other processes: the gradient norm alone tells all of them to skip the same steps.
-        total.backward(1 + 0 * total.detach())
+        names, losses = self._backward(batches)
         self.after_backward()
         norm = self._clip()
         skip = self._skip(norm)
-        values = torch.cat([values.detach(), norm[None]])
-        self._unread.append(Metrics(self.iter, data_time, [*losses], values))
+        self._unread.append(Metrics(self.iter, data_time, names, torch.cat([losses, norm[None]])))
         if (self.iter + 1) % self.metrics_period == 0 or self.iter + 1 == self.max_iter:
             self.read_metrics()
         if self.fused or not skip:
             self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _backward(self, batches: list[list[dict[str, Any]]]) -> tuple[list[str], Tensor]:
+        """Add up the gradients of the batches; return the names of the losses and their sums."""
+        options: dict[str, Any] = {}
+        if self.accumulate > 1 and self._takes_counts:
+            options["step_counts"] = [len(x["instances"]) for batch in batches for x in batch]
+        share = 1.0 if self.accumulate == 1 or options else 1 / self.accumulate
+        names, sums = list[str](), torch.zeros(())
+        for number, batch in enumerate(batches, 1):
+            waits = number < self.accumulate and isinstance(self.model, DistributedDataParallel)
+            with naming_batch(batch, self.iter), self.model.no_sync() if waits else nullcontext():
+                with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_enabled):
+                    losses = self.model(batch, **options)
+                values = torch.stack([*losses.values()])
+                total = self.grad_scaler.scale(values.sum() * share)
+                # A non-finite loss makes all gradients non-finite, and through DDP's sum also
+                # those of other processes: the gradient norm tells all to skip the same steps.
+                total.backward(1 + 0 * total.detach())
+            names, sums = [*losses], sums + values.detach() * share
+        return names, sums
 
     def _skip(self, norm: Tensor) -> Tensor:
         """Return 1 if the step is to be skipped, else 0; a fused optimiser reads it itself."""
@@ -235,18 +259,43 @@ class Trainer(SimpleTrainer):
         return {**super().state_dict(), "grad_scaler": scaler, "skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state of `state_dict`, with the optimiser kernels of this run."""
-        # torch saves `fused` and `foreach` with the hyper-parameters.
-        groups = state_dict["optimizer"]["param_groups"]
+        """Continue from a state of `state_dict`, with this run's learning rates and other options.
+
+        Where they differ from those of the state, the log names both.
+        """
+        saved = state_dict["optimizer"]["param_groups"]
         groups = [
-            {**old, **{name: new[name] for name in ("fused", "foreach") if name in new}}
-            for old, new in zip(groups, self.optimizer.param_groups, strict=True)
+            {**old, **new, "initial_lr": new["lr"], "params": old["params"]}
+            for old, new in zip(saved, self.optimizer.param_groups, strict=True)
         ]
+        changes = {
+            f"{name} {old[name]} -> {new[name]}": None
+            for old, new in zip(saved, groups)
+            for name in ("initial_lr", "weight_decay", "betas", "momentum")
+            if name in old and name in new and old[name] != new[name]
+        }
+        if changes:
+            logging.getLogger(__name__).info("The optimizer changes: %s", ", ".join(changes))
+        self._next_rates = [group["lr"] for group in saved]
         optimizer = {**state_dict["optimizer"], "param_groups": groups}
         super().load_state_dict({**state_dict, "optimizer": optimizer})
         self.skipped = state_dict.get("skipped", 0)  # older checkpoints have none
         if scale := state_dict.get("grad_scaler"):  # empty from a disabled scaler
             self.grad_scaler.load_state_dict(scale)
+
+    def before_train(self) -> None:
+        """Run `before_train` of all hooks, and log which learning rates the resumption changes."""
+        super().before_train()
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        for old, new in dict.fromkeys(zip(self._next_rates, rates)):
+            if not math.isclose(old, new):
+                logging.getLogger(__name__).info(
+                    "The learning rate at iteration %d is %g; by the optimizer and schedule of "
+                    "the checkpoint it would be %g",
+                    self.iter,
+                    new,
+                    old,
+                )
 
 
 @contextmanager

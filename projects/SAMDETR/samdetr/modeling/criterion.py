@@ -78,15 +78,15 @@ class SetCriterion(nn.Module):
         }
 
     def matching_losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        """Losses of the matching queries, divided by the number of boxes."""
+        """Losses of the matching queries, divided by the number of boxes of the step."""
         layer, image, query, target = self.matcher(predictions, targets)
         truth = torch.zeros_like(predictions.logits)
         truth[layer, image, query, targets.labels[image, target]] = 1.0
         boxes = predictions.boxes[layer, image, query], targets.boxes[image, target]  # (P, 4) each
         zero = truth.new_zeros(len(truth))
-        count = per_process(zero.new_full((), float(sum(targets.counts))))
+        count = self.normaliser(zero.new_full((), float(sum(targets.step_counts))))
         sums = {
-            "loss_ce": self.class_sums(predictions.logits, truth, count),
+            "loss_ce": self.class_sums(predictions.logits, truth, targets, count),
             **{name: zero.index_add(0, layer, x) for name, x in box_losses(*boxes).items()},
         }
         return self.named(sums, count)
@@ -104,15 +104,25 @@ class SetCriterion(nn.Module):
             **box_losses(predictions.boxes, boxes),
         }
         sums = {name: (x * counted).sum((1, 2)) for name, x in losses.items()}
-        return self.named(sums, per_process(counted.sum().float()))
+        # Accumulated batches count as if all had as many denoising queries per box as this one.
+        share = sum(targets.step_counts) / max(1, sum(targets.counts))
+        return self.named(sums, self.normaliser(counted.sum() * share))
 
-    def class_sums(self, logits: Tensor, truth: Tensor, count: Tensor) -> Tensor:
+    def class_sums(self, logits: Tensor, truth: Tensor, targets: Targets, count: Tensor) -> Tensor:
         """Class losses of the matching queries before division by the number of boxes: (L,)."""
         return self.class_loss(logits, truth).sum((1, 2))
 
     def class_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
         """Focal loss of (..., K) logits, summed over the classes."""
         return sigmoid_focal_loss(logits, truth, self.alpha, self.gamma).sum(-1)
+
+    def normaliser(self, count: Tensor) -> Tensor:
+        """Return a number of boxes, in training averaged over the processes; at least 1."""
+        # In evaluation processes have different numbers of batches, so they cannot wait.
+        processes = get_world_size() if self.training else 1
+        if processes > 1:
+            distributed.all_reduce(count)
+        return (count / processes).clamp(min=1)
 
     def named(self, sums: dict[str, Tensor], count: Tensor) -> dict[str, Tensor]:
         """Weight (L,) sums, divide them by the count and name them by layer."""
@@ -131,10 +141,3 @@ def box_losses(predicted: Tensor, truth: Tensor) -> dict[str, Tensor]:
         "loss_bbox": (predicted - truth).abs().sum(-1),
         "loss_giou": 1 - generalized_iou(corners(predicted), corners(truth)),
     }
-
-
-def per_process(count: Tensor) -> Tensor:
-    """Average a number of boxes over the processes; the result is at least 1."""
-    if get_world_size() > 1:
-        distributed.all_reduce(count)
-    return (count / get_world_size()).clamp(min=1)

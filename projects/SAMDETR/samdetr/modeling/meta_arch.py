@@ -151,22 +151,30 @@ class SAMDETR(nn.Module):
 
         return super()._apply(convert, recurse)
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+    def forward(
+        self, batched_inputs: list[dict[str, Any]], step_counts: Sequence[int] | None = None
+    ) -> Any:
         """Detectron2's interface of a detector.
 
         Args:
             batched_inputs: per image a dict with `image`, a (3, H, W) tensor of 0 to 255; in
                 training `instances` with `gt_boxes` and `gt_classes`; for inference optionally
                 `height` and `width`, the size that detections are scaled to.
+            step_counts: number of boxes of each image of the step, by which its losses are
+                normalised, if gradients of several batches are accumulated.
 
         Returns:
             In training the weighted losses by name, else per image `{"instances": Instances}`.
         """
-        return self.losses(batched_inputs) if self.training else self.detect(batched_inputs)
+        if self.training:
+            return self.losses(batched_inputs, step_counts)
+        return self.detect(batched_inputs)
 
-    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return the weighted losses by name."""
-        targets = self.targets(batched_inputs)
+    def losses(
+        self, batched_inputs: list[dict[str, Any]], step_counts: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the weighted losses by name; see `forward`."""
+        targets = self.targets(batched_inputs)._replace(accumulated=step_counts)
         images, padding = self.batch(batched_inputs)
         predictions, known = self.predict(images.tensor, padding, targets)
         return self.criterion(predictions, targets, known)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...structures import Targets
 from ..criterion import SetCriterion
 from ..decoder import DETRPredictionHead
 from ..matcher import HungarianMatcher
@@ -86,10 +87,12 @@ class SoftmaxCriterion(SetCriterion):
         """Cross-entropy of (..., K + 1) logits."""
         return -(truth * logits.log_softmax(-1)).sum(-1)
 
-    def class_sums(self, logits: Tensor, truth: Tensor, count: Tensor) -> Tensor:
-        """Class-weighted mean over the queries of this process, times `count`: (L,)."""
+    def class_sums(self, logits: Tensor, truth: Tensor, targets: Targets, count: Tensor) -> Tensor:
+        """Class-weighted mean over the queries of this process in a step, times `count`: (L,)."""
         nothing = 1 - truth.sum(-1)  # (L, B, N)
         truth = torch.cat([truth[..., :-1], nothing[..., None]], dim=-1)
         weight = 1 + (self.nothing_weight - 1) * nothing
-        mean = (weight * self.class_loss(logits, truth)).sum((1, 2)) / weight.sum((1, 2))
-        return mean * count
+        queries, counts = logits.shape[2], targets.step_counts
+        matched = sum(min(x, queries) for x in counts)
+        total = matched + self.nothing_weight * (queries * len(counts) - matched)
+        return (weight * self.class_loss(logits, truth)).sum((1, 2)) / total * count

@@ -1,0 +1,163 @@
+"""Evaluation of a config's model on its test sets, and the losses there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.evaluation import (
+    DatasetEvaluator,
+    DatasetEvaluators,
+    inference_context,
+    inference_on_dataset,
+    print_csv_format,
+)
+from detectron2.utils import comm
+from omegaconf import DictConfig, ListConfig
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..checkpoint import Checkpointer
+from ..data import DataError
+from ..data.datasets import metadata_of
+from ..data.loader import outlive_signals
+from ..errors import ConfigError
+from .config import build
+from .failures import explained
+from .model import build_model
+
+
+def evaluate(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
+    """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the output folder.
+
+    Raises:
+        ConfigError: if there is no checkpoint to evaluate, or no data to evaluate it on.
+        CheckpointError: if the checkpoint does not fit the model.
+    """
+    if cfg.dataloader.evaluator is None:
+        raise ConfigError("there is no data to evaluate on: --val-json FILE --val-images DIR")
+    model = build_model(cfg)
+    evaluation = Evaluation(cfg, model)
+    checkpointer = Checkpointer(model, cfg.train.output_dir)
+    if resume and checkpointer.has_checkpoint():
+        checkpointer.load(checkpointer.newest())
+    elif cfg.train.init_checkpoint:
+        checkpointer.load(cfg.train.init_checkpoint)
+    else:
+        raise ConfigError("--eval-only needs a trained model: train.init_checkpoint=PATH")
+    with explained(checkpointer, resumable=False):
+        return evaluation()
+
+
+class Evaluation:
+    """The evaluators of a config on its test sets.
+
+    The metrics of the first test set have their plain names, such as "bbox/AP"; those of others
+    begin with the name of the set, as in "night/bbox/AP".
+
+    Args:
+        cfg: the whole config.
+        model: without DDP, whose exchange of buffers would wait for processes with fewer images.
+
+    Attributes:
+        results: of the last evaluation: task -> metric -> value; empty outside the first process.
+
+    Raises:
+        ConfigError: if a loader or an evaluator cannot be built, or the model has no `losses` for
+            `train.eval_loss`.
+        DataError: if there are no images.
+    """
+
+    def __init__(self, cfg: DictConfig, model: nn.Module):
+        self.model = model
+        self.sets = {name: _loader_and_evaluator(x, name) for name, x in test_sets(cfg)}
+        self.loss = ValidationLoss(cfg, model) if cfg.train.get("eval_loss", False) else None
+        if count := cfg.train.get("eval_pictures", 0):
+            from ..visualize import DetectionPictures  # needs the packages of the extra `draw`
+
+            pictures = DetectionPictures(metadata_of(cfg), cfg.model.get("input_format"), count)
+            self.sets[""] = self.sets[""][0], DatasetEvaluators([self.sets[""][1], pictures])
+        self.results: dict[str, Any] = {}
+
+    def __call__(self) -> dict[str, Any]:
+        """Evaluate, print a table of each test set and return the results."""
+        self.results = {}
+        for name, (loader, evaluator) in self.sets.items():
+            found = inference_on_dataset(self.model, loader, evaluator)
+            self.results |= {f"{name}/{task}" if name else task: x for task, x in found.items()}
+        if self.loss:
+            losses = self.loss()
+            self.results |= {"val": losses} if comm.is_main_process() else {}
+        if comm.is_main_process():
+            print_csv_format(self.results)
+        return self.results
+
+
+def test_sets(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """Yield the name and `dataloader` of each test set; the name of the first one is "".
+
+    They are the data sets of `dataloader.test.dataset.names`, if it is a list, and those of
+    `dataloader.more_tests`, which maps names to data sets.
+    """
+    first = cfg.dataloader.test.get("dataset")
+    names = first.get("names") if isinstance(first, DictConfig) else None
+    names = list(names) if isinstance(names, ListConfig) else [names]
+    others = {name: {**first, "names": name} for name in names[1:]}
+    others |= cfg.dataloader.get("more_tests") or {}
+    for name, dataset in {"": None, **others}.items():
+        copy = cfg.copy()  # the references between its parts stay
+        if name:
+            copy.dataloader.test.dataset = dataset
+            if "output_dir" in copy.dataloader.evaluator:
+                copy.dataloader.evaluator.output_dir += f"/{name}"
+        elif len(names) > 1:
+            copy.dataloader.test.dataset.names = names[0]
+        yield name, copy.dataloader
+
+
+def _loader_and_evaluator(dataloader: DictConfig, name: str) -> tuple[Any, DatasetEvaluator]:
+    loader = build(dataloader.test, "dataloader.test")
+    if not any(comm.all_gather(len(loader))):
+        raise DataError(f"{name or 'dataloader.test'} has no images to evaluate on")
+    if isinstance(loader, DataLoader):
+        loader.worker_init_fn = outlive_signals
+    return loader, build(dataloader.evaluator, "dataloader.evaluator")
+
+
+class ValidationLoss:
+    """Losses of a model on its first test set, averaged over its boxes.
+
+    Args:
+        cfg: the whole config. Its test mapper is built with `is_train=True`, which keeps boxes.
+        model: has a method `losses`, as `SAMDETR`.
+
+    Raises:
+        ConfigError: if the model has no such method.
+    """
+
+    def __init__(self, cfg: DictConfig, model: nn.Module):
+        if not hasattr(model, "losses"):
+            raise ConfigError(f"train.eval_loss needs a SAMDETR, and the model is {type(model)}")
+        self.model: Any = model
+        test = next(test_sets(cfg))[1].test
+        test.mapper.is_train = True
+        self.loader = build(test, "dataloader.test")
+
+    def __call__(self) -> dict[str, float]:
+        """Return the weighted losses by name, and `total_loss`, in all processes."""
+        sums: dict[str, float] = {"boxes": 0.0}
+        with torch.no_grad(), inference_context(self.model):
+            for batch in self.loader:
+                boxes = sum(len(x["instances"]) for x in batch)
+                losses = self.model.losses(batch)
+                # A loss is divided by the boxes of its batch, or by 1 if there are none.
+                found = {name: max(1, boxes) * float(loss) for name, loss in losses.items()}
+                for name, value in {**found, "boxes": float(boxes)}.items():
+                    sums[name] = sums.get(name, 0.0) + value
+        parts = comm.all_gather(sums)
+        names = dict.fromkeys(name for part in parts for name in part)
+        sums = {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+        count = max(1.0, sums.pop("boxes"))
+        means = {name: value / count for name, value in sums.items()}
+        return {**means, "total_loss": sum(means.values())}
