@@ -237,7 +237,8 @@ class InitialCheckpointer(Checkpointer):
                 rows[:count] = given[:count]
                 weights[name], kept[name] = rows, f"{count} of {len(given)} rows of {name}"
         found = super()._load_model(checkpoint)
-        self.model.load_state_dict(initial, strict=False)
+        for name, x in initial.items():  # not by load_state_dict: frozen norms fill what it lacks
+            own[name].copy_(x)
         if initial or kept:
             parts = [f"initial values stay in {', '.join(initial)}"] if initial else []
             self.logger.info("Of the file %s", "; ".join([*kept.values(), *parts]))

@@ -280,7 +280,7 @@ def _value(typed: str, old: Any = None) -> Any:
         override = OverridesParser.create().parse_override(f"key={typed}")
         value = typed if override.is_sweep_override() else override.value()
     except (HydraException, ValueError):
-        return typed
+        return yaml.safe_load(typed) if typed.startswith("{") else typed  # with quoted keys
     quoted = isinstance(value, str) and typed.startswith(("'", '"'))
     return typed if isinstance(old, str) and value is not None and not quoted else value
 

@@ -131,7 +131,7 @@ def is_finished(cfg: DictConfig, start_iter: int, hooks: Sequence[hooks.HookBase
     converged = any(isinstance(x, EarlyStop) and x.finished for x in hooks)
     trained, max_iter, folder = start_iter > 0, cfg.train.max_iter, cfg.train.output_dir
     if start_iter == max_iter:  # the evaluation of the last iteration may be missing
-        trained = not cfg.dataloader.evaluator or has_evaluation(folder, start_iter - 1)
+        trained = not cfg.dataloader.evaluator or has_evaluation(folder, start_iter)
     if not converged and (start_iter < max_iter or not trained):
         return False
     reason = "by train.early_stop" if converged else f"with train.max_iter={max_iter}"

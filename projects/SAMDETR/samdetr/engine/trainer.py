@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # of `train.amp.dtype`
 
@@ -262,11 +262,20 @@ class Trainer(SimpleTrainer):
         """Continue from a state of `state_dict`, with this run's learning rates and other options.
 
         Where they differ from those of the state, the log names both.
+
+        Raises:
+            CheckpointError: if the state is of other parameters.
         """
-        saved = state_dict["optimizer"]["param_groups"]
+        saved, own = state_dict["optimizer"]["param_groups"], self.optimizer.param_groups
+        sizes = [[len(group["params"]) for group in groups] for groups in (saved, own)]
+        if sizes[0] != sizes[1]:
+            raise CheckpointError(
+                f"the optimizer of the checkpoint has groups of {sizes[0]} tensors and this run "
+                f"has {sizes[1]}: train.freeze and optimizer.params cannot change by --resume"
+            )
         groups = [
             {**old, **new, "initial_lr": new["lr"], "params": old["params"]}
-            for old, new in zip(saved, self.optimizer.param_groups, strict=True)
+            for old, new in zip(saved, own)
         ]
         changes = {
             f"{name} {old[name]} -> {new[name]}": None
