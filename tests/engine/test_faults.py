@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from interruption import assert_same_run, at_iteration, commanded, finish, resumed, toy
 from samdetr.data import DataError
 from samdetr.engine import TrainingError, load_config, train
-from samdetr.engine.hooks import reason_of
+from samdetr.failures import reason_of
 from toy import ToyModel
 
 

@@ -294,3 +294,23 @@ def metadata_of(cfg: DictConfig, checkpoint: Mapping[str, Any] | None = None) ->
         same = kept["thing_classes"] == found.get("thing_classes")
         found = Metadata(**{**(found.as_dict() if same else {}), **kept})
     return found
+
+
+class ClassMetadata:
+    """Checkpointable that keeps the class names of a run and their ids in its data set.
+
+    Args:
+        cfg: of the run.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        self.cfg = cfg
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `metadata_of` knows of classes, once the data are read."""
+        known = metadata_of(self.cfg)
+        kept = {"thing_classes": list, "thing_dataset_id_to_contiguous_id": dict}
+        return {key: plain(x) for key, plain in kept.items() if (x := known.get(key))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep what the data say now."""

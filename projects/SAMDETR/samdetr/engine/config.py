@@ -67,8 +67,7 @@ READ = {
     "train.early_stop": ["patience", "min_gain"],
     "dataloader": ["train", "test", "evaluator", "more_tests"],
 }
-KNOWN = {f"{group}.{name}" for group, names in READ.items() for name in names}
-KNOWN.add("optimizer.base_batch_size")
+KNOWN = {"optimizer.base_batch_size", *(f"{group}.{x}" for group in READ for x in READ[group])}
 OVERRIDE = re.compile(rf"([+~]+\w+|{'|'.join(SECTIONS)}|\w+\.\w+)(\.\w+)*=")
 # The types that may replace a value of the config. bool is first: it is a subclass of int.
 KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
@@ -280,7 +279,8 @@ def _value(typed: str, old: Any = None) -> Any:
         override = OverridesParser.create().parse_override(f"key={typed}")
         value = typed if override.is_sweep_override() else override.value()
     except (HydraException, ValueError):
-        return yaml.safe_load(typed) if typed.startswith("{") else typed  # with quoted keys
+        quoted_keys = typed.startswith("{") and not isinstance(old, str)
+        return yaml.safe_load(typed) if quoted_keys else typed
     quoted = isinstance(value, str) and typed.startswith(("'", '"'))
     return typed if isinstance(old, str) and value is not None and not quoted else value
 

@@ -13,16 +13,14 @@ import json
 import logging
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.engine import HookBase, default_writers, hooks
 from detectron2.utils import comm
-from omegaconf import DictConfig
 
 from ..checkpoint import Checkpointer, checksum_file, replacing
-from ..data.datasets import metadata_of
 from ..errors import ConfigError
 from ..randomness import seed_all
 from ..writers import WRITERS
@@ -271,23 +269,3 @@ class BestCheckpointer(hooks.BestCheckpointer):
             with replacing(self.file) as file:
                 file.write(json.dumps(best).encode())
             self.recorded = self.best_iter
-
-
-class ClassMetadata:
-    """Checkpointable that keeps the class names of a run and their ids in its data set.
-
-    Args:
-        cfg: of the run.
-    """
-
-    def __init__(self, cfg: DictConfig):
-        self.cfg = cfg
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what `metadata_of` knows of classes, once the data are read."""
-        known = metadata_of(self.cfg)
-        kept = {"thing_classes": list, "thing_dataset_id_to_contiguous_id": dict}
-        return {key: plain(x) for key, plain in kept.items() if (x := known.get(key))}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Keep what the data say now."""

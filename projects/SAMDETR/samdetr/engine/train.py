@@ -31,16 +31,16 @@ from torch import nn
 
 from ..checkpoint import Checkpointer, InitialCheckpointer
 from ..data import datasets
-from ..errors import CheckpointError, MissingCheckpointError
+from ..data.datasets import ClassMetadata
+from ..errors import CheckpointError, ConfigError, MissingCheckpointError
+from ..failures import explained
 from ..randomness import seed_all, use_deterministic_algorithms
+from ..validation import Evaluation
 from .config import build, configure, unread_keys
 from .ema import EMA
-from .evaluate import Evaluation, evaluate
-from .failures import explained
 from .hooks import (
     BestCheckpointer,
     CatchUp,
-    ClassMetadata,
     MetricsWriter,
     PeriodicCheckpointer,
     Seed,
@@ -52,6 +52,28 @@ from .model import build_model
 from .optimizer import build_optimizer
 from .schedule import Converged, EarlyStop, scale_learning_rate, use_epochs
 from .trainer import Trainer
+
+
+def evaluate(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
+    """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the output folder.
+
+    Raises:
+        ConfigError: if there is no checkpoint to evaluate, or no data to evaluate it on.
+        CheckpointError: if the checkpoint does not fit the model.
+    """
+    if cfg.dataloader.evaluator is None:
+        raise ConfigError("there is no data to evaluate on: --val-json FILE --val-images DIR")
+    model = build_model(cfg)
+    evaluation = Evaluation(cfg, model)
+    checkpointer = Checkpointer(model, cfg.train.output_dir)
+    if resume and checkpointer.has_checkpoint():
+        checkpointer.load(checkpointer.newest())
+    elif cfg.train.init_checkpoint:
+        checkpointer.load(cfg.train.init_checkpoint)
+    else:
+        raise ConfigError("--eval-only needs a trained model: train.init_checkpoint=PATH")
+    with explained(checkpointer, resumable=False):
+        return evaluation()
 
 
 def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
@@ -76,18 +98,7 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
     use_epochs(cfg)
     scale_learning_rate(cfg)
     model = build_model(cfg)
-    optimizer = build_optimizer(cfg.optimizer, model)
-    trainer = Trainer(
-        wrap(model, **cfg.train.ddp),
-        [],  # the loader follows when the first iteration is known
-        optimizer,
-        amp=cfg.train.amp,
-        clip_grad=cfg.train.clip_grad,
-        metrics_period=cfg.train.log_period,
-        # Not in configs of older runs, like all that has a default here.
-        skip_nonfinite=cfg.train.get("skip_nonfinite", 0),
-        accumulate=cfg.train.get("accumulate", 1),
-    )
+    trainer = build_trainer(cfg, model)
     own_hooks: list[hooks.HookBase] = build([*cfg.train.get("hooks", [])], "train.hooks")
     result = model  # that is evaluated and saved
     options = dict(cfg.train.get("ema", {}))
@@ -126,19 +137,31 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
     return evaluation.results if evaluation else {}
 
 
-def is_finished(cfg: DictConfig, start_iter: int, hooks: Sequence[hooks.HookBase]) -> bool:
-    """Return whether a resumed run has nothing left to do, which is then logged."""
-    converged = any(isinstance(x, EarlyStop) and x.finished for x in hooks)
-    trained, max_iter, folder = start_iter > 0, cfg.train.max_iter, cfg.train.output_dir
-    if start_iter == max_iter:  # the evaluation of the last iteration may be missing
-        trained = not cfg.dataloader.evaluator or has_evaluation(folder, start_iter)
-    if not converged and (start_iter < max_iter or not trained):
-        return False
-    reason = "by train.early_stop" if converged else f"with train.max_iter={max_iter}"
-    logging.getLogger(__name__).info(
-        "The run in %s is finished: it has trained %d iterations, %s", folder, start_iter, reason
+def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
+    """Build the trainer without its data loader, whose first iteration is not known yet."""
+    return Trainer(
+        wrap(model, **cfg.train.ddp),
+        [],
+        build_optimizer(cfg.optimizer, model),
+        amp=cfg.train.amp,
+        clip_grad=cfg.train.clip_grad,
+        metrics_period=cfg.train.log_period,
+        # Not in configs of older runs, like all that has a default here.
+        skip_nonfinite=cfg.train.get("skip_nonfinite", 0),
+        accumulate=cfg.train.get("accumulate", 1),
     )
-    return True
+
+
+def is_finished(cfg: DictConfig, start_iter: int, after_saving: Sequence[hooks.HookBase]) -> bool:
+    """Return whether a resumed run has nothing left to do, which is then logged."""
+    max_iter, folder = cfg.train.max_iter, cfg.train.output_dir
+    finished = any(isinstance(x, EarlyStop) and x.finished for x in after_saving)
+    if start_iter == max_iter > 0:  # the evaluation of the last iteration may be missing
+        finished |= not cfg.dataloader.evaluator or has_evaluation(folder, start_iter)
+    if finished := finished or start_iter > max_iter:
+        text = "The run in %s is finished: it has trained %d iterations, train.max_iter is %d"
+        logging.getLogger(__name__).info(text, folder, start_iter, max_iter)
+    return finished
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # of `train.amp.dtype`
 
@@ -264,12 +264,12 @@ class Trainer(SimpleTrainer):
         Where they differ from those of the state, the log names both.
 
         Raises:
-            CheckpointError: if the state is of other parameters.
+            ValueError: if the state is of other parameters.
         """
         saved, own = state_dict["optimizer"]["param_groups"], self.optimizer.param_groups
         sizes = [[len(group["params"]) for group in groups] for groups in (saved, own)]
         if sizes[0] != sizes[1]:
-            raise CheckpointError(
+            raise ValueError(
                 f"the optimizer of the checkpoint has groups of {sizes[0]} tensors and this run "
                 f"has {sizes[1]}: train.freeze and optimizer.params cannot change by --resume"
             )

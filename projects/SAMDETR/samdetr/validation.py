@@ -1,4 +1,4 @@
-"""Evaluation of a config's model on its test sets, and the losses there."""
+"""Evaluation of a model on the test sets of a config: metrics, losses and pictures."""
 
 from __future__ import annotations
 
@@ -18,36 +18,10 @@ from omegaconf import DictConfig, ListConfig
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoint import Checkpointer
-from ..data import DataError
-from ..data.datasets import metadata_of
-from ..data.loader import outlive_signals
-from ..errors import ConfigError
-from .config import build
-from .failures import explained
-from .model import build_model
-
-
-def evaluate(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
-    """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the output folder.
-
-    Raises:
-        ConfigError: if there is no checkpoint to evaluate, or no data to evaluate it on.
-        CheckpointError: if the checkpoint does not fit the model.
-    """
-    if cfg.dataloader.evaluator is None:
-        raise ConfigError("there is no data to evaluate on: --val-json FILE --val-images DIR")
-    model = build_model(cfg)
-    evaluation = Evaluation(cfg, model)
-    checkpointer = Checkpointer(model, cfg.train.output_dir)
-    if resume and checkpointer.has_checkpoint():
-        checkpointer.load(checkpointer.newest())
-    elif cfg.train.init_checkpoint:
-        checkpointer.load(cfg.train.init_checkpoint)
-    else:
-        raise ConfigError("--eval-only needs a trained model: train.init_checkpoint=PATH")
-    with explained(checkpointer, resumable=False):
-        return evaluation()
+from .data.datasets import metadata_of
+from .data.loader import outlive_signals
+from .engine.config import build
+from .errors import ConfigError, DataError
 
 
 class Evaluation:
@@ -71,10 +45,10 @@ class Evaluation:
 
     def __init__(self, cfg: DictConfig, model: nn.Module):
         self.model = model
-        self.sets = {name: _loader_and_evaluator(x, name) for name, x in test_sets(cfg)}
+        self.sets = {name: loader_and_evaluator(x, name) for name, x in test_sets(cfg)}
         self.loss = ValidationLoss(cfg, model) if cfg.train.get("eval_loss", False) else None
         if count := cfg.train.get("eval_pictures", 0):
-            from ..visualize import DetectionPictures  # needs the packages of the extra `draw`
+            from .visualize import DetectionPictures  # needs the packages of the extra `draw`
 
             pictures = DetectionPictures(metadata_of(cfg), cfg.model.get("input_format"), count)
             self.sets[""] = self.sets[""][0], DatasetEvaluators([self.sets[""][1], pictures])
@@ -116,7 +90,8 @@ def test_sets(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
         yield name, copy.dataloader
 
 
-def _loader_and_evaluator(dataloader: DictConfig, name: str) -> tuple[Any, DatasetEvaluator]:
+def loader_and_evaluator(dataloader: DictConfig, name: str) -> tuple[Any, DatasetEvaluator]:
+    """Build the loader and the evaluator of a test set. Raises DataError if it has no images."""
     loader = build(dataloader.test, "dataloader.test")
     if not any(comm.all_gather(len(loader))):
         raise DataError(f"{name or 'dataloader.test'} has no images to evaluate on")

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
-from ..checkpoint import Checkpointer
-from ..errors import TrainingError
+from .checkpoint import Checkpointer
+from .errors import TrainingError
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 CONNECTION = re.compile("gloo|NCCL|[Cc]onnection (closed|reset)")
