@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
-from samdetr.checkpoint import Checkpointer, load_file
+from samdetr.checkpoint import load_file
 from samdetr.errors import CheckpointError, MissingCheckpointError
 
 WEIGHTS = {"weight": torch.rand(2, 3), "bias": torch.rand(2).double(), "steps": torch.tensor(3)}
@@ -75,18 +75,6 @@ def test_safetensors_are_read_with_their_flag(heuristics):
     found = load_file("file.safetensors")
     assert_close(found["model"], WEIGHTS, rtol=0, atol=0)
     assert found["matching_heuristics"] is heuristics
-
-
-def test_versions_of_modules_are_kept():
-    """Without them torch takes a file for an old one and lets a batch norm lack a counter."""
-    norm = nn.BatchNorm1d(2)
-    state = norm.state_dict()
-    del state["num_batches_tracked"]
-    torch.save(state, "file.pth")
-    loaded = []
-    norm.register_load_state_dict_pre_hook(lambda *x: loaded.append(x[3]))
-    Checkpointer(norm).load("file.pth")
-    assert loaded == [{"version": 2}]
 
 
 class Hostile:

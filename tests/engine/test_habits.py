@@ -79,9 +79,8 @@ OTHER_VARIABLES = {
     "cfg": "from detectron2.config import get_cfg\ncfg = get_cfg()",
     "copy": "cfg = dict(dataloader=dataloader, train=train)",
     "modules": "import numpy, os\nused = dict(np=numpy, os=os, join=os.path.join)",
-    "lists": "files = ['a', 1, None]\nseen = {1, 2}\npairs = {(1, 2): 3}",
+    "lists": "files = ['a', 1, None]\nseen = {1, 2}",
     "paths": "import pathlib\nx = pathlib.Path('here')\ntrain.init_checkpoint = x / 'x.pth'",
-    "pattern": "own = dict(pattern='${')",
     "function": "def double(x):\n    return 2 * x\nown = dict(f=double, g=lambda x: x)",
     "referred": "own = dict(at='here/x.pth')\ntrain.init_checkpoint = '${own.at}'",
 }

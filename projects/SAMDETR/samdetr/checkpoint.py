@@ -80,28 +80,26 @@ class Difference(NamedTuple):
     def of(cls, model_keys: Sequence[str], found: Any) -> Difference:
         """Return the difference that Detectron2 reports, without keys that do not matter."""
         missing, unexpected, shapes = found
-        misshapen = {key for key, *_ in shapes}  # counted as missing, too
-        loaded = [x for x in model_keys if x not in misshapen.union(missing)]
-        loaded = [x for x in loaded if not x.endswith(FILLED)]
+        misshapen = {key for key, *_ in shapes}
+        empty = misshapen.union(missing)
+        loaded = [x for x in model_keys if x not in empty and not x.endswith(FILLED)]
+        # Detectron2 counts keys of another shape as missing, too.
         missing = [x for x in missing if x not in misshapen and not x.endswith(TOLERATED)]
         unexpected = [x for x in unexpected if not x.startswith(TRAINING_ONLY)]
         unexpected = [x for x in unexpected if not x.endswith(TOLERATED)]
         return cls(loaded, missing, unexpected, shapes)
 
 
-def nearest(names: Sequence[str], others: Sequence[str], count: int = 3) -> list[tuple[str, str]]:
-    """Return the pairs of names that have most words in common, each name once."""
+def nearest(names: Sequence[str], others: Sequence[str], count: int = 3) -> list[list[str]]:
+    """Return those names of each side that share most words with a name of the other side."""
     words = {name: set(re.findall(r"[a-z]+|\d+", name.lower())) for name in (*names, *others)}
 
     def likeness(pair: tuple[str, str]) -> float:
         one, other = (words[name] for name in pair)
-        return len(one & other) / len(one | other or "?")
+        return len(one & other) / max(len(one | other), 1)
 
-    found: list[tuple[str, str]] = []
-    for pair in sorted(product(names, others), key=likeness, reverse=True):
-        if len(found) < count and not any(set(pair) & set(taken) for taken in found):
-            found.append(pair)
-    return found
+    pairs = sorted(product(names, others), key=likeness, reverse=True)
+    return [list(dict.fromkeys(pair[side] for pair in pairs))[:count] for side in (0, 1)]
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -194,13 +192,12 @@ class Checkpointer(DetectionCheckpointer):
         elif difference.fills_backbone_only and difference != difference.of_backbone():
             reason += " (it is a backbone's file, which training can start from)"
         elif (fitting := len(difference.loaded + difference.shapes)) < len(difference.missing):
-            pairs = nearest(difference.unexpected, difference.missing)
-            file, model = map(", ".join, zip(*pairs)) if pairs else ("none", "none")
+            sides = nearest(difference.unexpected, difference.missing)
+            file, model = (", ".join(x) or "none" for x in sides)
             reason = (
-                f"{fitting or 'none'} of its names fit; nearest to each other are {file} in "
-                f"the file and {model} in the model (a backbone's own file needs "
-                f"?{HEURISTICS}=True after its path, one of another code base a conversion by "
-                "tools/convert_checkpoint.py)"
+                f"{fitting} of its names fit; nearest are {file} in the file and {model} in the "
+                f"model (a backbone's own file needs ?{HEURISTICS}=True after its path, one of "
+                "another code base a conversion by tools/convert_checkpoint.py)"
             )
         raise CheckpointError(f"{path} does not fit the model: {reason}")
 

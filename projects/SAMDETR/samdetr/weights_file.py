@@ -180,10 +180,9 @@ def find_weights(content: Any, model: Mapping[str, Any]) -> tuple[dict[str, Tens
     Returns:
         The tensors by the names of the model, and their place in words unless it is the usual one.
     """
-    dicts = list(_dicts(content))
     tensors = [
         (folder, f"{folder}{key}", tensor)
-        for folder, items in dicts
+        for folder, items in _dicts(content)
         for key, value in items.items()
         if isinstance(key, str) and (tensor := _tensor(value)) is not None
     ]
@@ -196,9 +195,6 @@ def find_weights(content: Any, model: Mapping[str, Any]) -> tuple[dict[str, Tens
     places.sort(key=lambda x: (len(states[x]), "model" not in x.split("."), x.count(".")))
     place = places[0] if places else ""
     state = states.get(place, OrderedDict())
-    versions = {f"{x}{k}": v for x, y in dicts for k, v in getattr(y, "_metadata", {}).items()}
-    under = {k[len(place) :]: v for k, v in versions.items() if f"{k}.".startswith(place)}
-    state._metadata = under  # type: ignore[attr-defined]  # of modules, which torch looks at
     same = [all(map(torch.equal, states[x].values(), state.values())) for x in places]
     others = [x[:-1] for x, copied in zip(places, same) if not copied]
     if place in ("", "model.") and not others:

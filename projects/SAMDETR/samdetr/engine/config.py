@@ -210,17 +210,10 @@ def _read(path: str, trusted: bool) -> DictConfig:
 
 
 def _read_python(path: str) -> DictConfig:
-    """Run a `.py` config and return its sections, with other variables that YAML can hold."""
-    try:
-        cfg = LazyConfig.load(path)
-    except OmegaConfBaseException:  # some dict cannot be a config, such as {(1, 2): 3}
-        values = LazyConfig.load(path, SECTIONS)
-        cfg = DictConfig(dict(zip(SECTIONS, values)), flags={"allow_objects": True})
+    """Run a `.py` config and return its sections, with the variables that they refer to."""
+    cfg = LazyConfig.load(path)
     for name in set(cfg) - {*SECTIONS, *_references(cfg)}:
-        try:
-            yaml.safe_dump(OmegaConf.to_container(cfg[name]))
-        except yaml.YAMLError:  # holds a module, a function, another config
-            del cfg[name]
+        del cfg[name]
     for key, value in _items(OmegaConf.to_container(cfg)):
         if isinstance(value, os.PathLike):  # Detectron2 and YAML expect a string
             OmegaConf.update(cfg, key, os.fspath(value))

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -79,8 +79,11 @@ def start(function: Callable[[argparse.Namespace], Any], args: argparse.Namespac
     if many and all(name in os.environ for name in TORCHRUN):
         raise ConfigError("torchrun has started the processes already: leave out --num-gpus")
     if many or place is None:
-        _check_launch(args)
-        with passed_on() if args.num_gpus > 1 else nullcontext():
+        if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+            raise ConfigError(
+                f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}"
+            )
+        with handled_by(pass_on) if args.num_gpus > 1 else nullcontext():
             launch(
                 function,
                 max(args.num_gpus, 1),
@@ -92,15 +95,6 @@ def start(function: Callable[[argparse.Namespace], Any], args: argparse.Namespac
     else:
         _join(place)
         function(args)
-
-
-def _check_launch(args: argparse.Namespace) -> None:
-    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
-        raise ConfigError(
-            f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}"
-        )
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise ConfigError("--num-machines needs --dist-url tcp://HOST:PORT of the first machine")
 
 
 def _join(place: Place) -> None:
@@ -146,24 +140,20 @@ def wrap(model: nn.Module, **options: Any) -> nn.Module:
     return create_ddp_model(model, device_ids=device_ids, **options)
 
 
-class StopRequest:
+class StopRequest(ExitStack):
     """Context that records a signal to stop; every process of a run enters it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.received = 0  # number of the last signal
-        self._previous: dict[int, Any] = {}
         self._group: Any = None
 
     def __enter__(self) -> StopRequest:
         # gloo communicates on the host: no iteration has to wait for the GPU.
         self._group = dist.new_group(backend="gloo") if comm.get_world_size() > 1 else None
         if threading.current_thread() is threading.main_thread():  # others receive no signals
-            self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            self.enter_context(handled_by(self._receive))
         return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
@@ -187,17 +177,18 @@ class Stopped(SystemExit):
         super().__init__(EXIT_CODE)
 
 
+def pass_on(number: int, frame: FrameType | None) -> None:
+    """Signal handler that passes a signal on to the spawned processes and outlives them."""
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, number)  # type: ignore[arg-type]
+
+
 @contextmanager
-def passed_on() -> Iterator[None]:
-    """Context that passes signals to stop on to the spawned processes and outlives them."""
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, number)  # type: ignore[arg-type]
-
-    previous = {number: signal.signal(number, pass_on) for number in SIGNALS}
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Context in which a function handles the signals to stop."""
+    previous = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)
