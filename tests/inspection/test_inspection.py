@@ -16,8 +16,7 @@ from samdetr.inspection import (
     same_object,
     view_query,
 )
-from samdetr.inspection.recording import Observation
-from samdetr.inspection.views import keypoints_of_head
+from samdetr.inspection.views import Observation, keypoints_of_head
 from samdetr.modeling import ConcatenatedCrossAttention, DETRCrossAttention, PaddingPrior
 from samdetr.modeling.attention import merge_heads, split_heads
 from samdetr.modeling.ops.boxes import corners

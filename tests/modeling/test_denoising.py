@@ -184,10 +184,10 @@ def test_denoising_checkpoint_serves_a_model_without(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"label_noise": 1.5}, "label_noise must be in"),
-        ({"box_noise": 1.0}, "box_noise in"),
-        ({"num_groups": 0}, "num_groups must be at least 1"),
-        ({"max_queries": 2}, "at most max_queries"),
+        ({"label_noise": 1.5}, "label_noise is 1.5"),
+        ({"box_noise": 1.1}, "box_noise is 1.1"),
+        ({"num_groups": 0}, "num_groups is 0"),
+        ({"max_queries": 2}, "max_queries is 2, must be"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, complaint):

@@ -92,7 +92,6 @@ def export_config(
         ConfigError, CheckpointError: if the config or the checkpoint cannot be used.
         ExportError, OSError: as `export_model`.
     """
-    _check_paths(paths)
     cfg = load_config(config_file, overrides, trusted)
     resize = resizing(cfg)
     if not settings.sizes:
@@ -136,7 +135,8 @@ def export_model(
         DisagreementError: if the detections of a file differ from the model's.
         OSError: if a path cannot be written.
     """
-    _check_paths(paths)
+    for path in paths:
+        format_of(Path(path))  # before the work begins
     detector = _check_model(model)
     inputs, outputs = INPUTS[settings.preprocessing], OUTPUTS[settings.top_k]
     graph = DetectionGraph(detector, inputs(detector), outputs(detector)).eval()
@@ -156,6 +156,7 @@ def _export(
     if settings.any_batch and len(batches) > 1:
         batches.append([*settings.sizes[:2]])
     checks = []
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         written, file_format = Path(folder, path.name), format_of(path)
         file_format.write(source, written)
@@ -231,13 +232,3 @@ def _check_model(model: nn.Module) -> SAMDETR:
         if name != "float32":
             raise ExportError(f"model.{key} is {name}, must be float32 for an export")
     return model
-
-
-def _check_paths(paths: Sequence[str | Path]) -> None:
-    """Raise ExportError for a path of no format, or in a folder that does not exist."""
-    if not paths:
-        raise ExportError("there must be an output, got none")
-    for path in map(Path, paths):
-        format_of(path)
-        if not path.parent.is_dir() or path.is_dir():
-            raise ExportError(f"output {str(path)!r} must be a file in a folder that exists")

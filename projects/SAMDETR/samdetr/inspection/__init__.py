@@ -9,12 +9,18 @@ from .comparison import (
     load_contestants,
 )
 from .drawing import draw_heads, draw_layers, save_figure, write_page
-from .recording import (
+from .views import (
+    ImageView,
     LayerRecord,
+    LayerView,
+    MapView,
     Observation,
+    QueryView,
     attention_weights,
+    best_queries,
     check_attention,
     gaussian_sharpness,
     observe,
+    same_object,
+    view_query,
 )
-from .views import ImageView, LayerView, MapView, QueryView, best_queries, same_object, view_query

@@ -19,8 +19,7 @@ from ..modeling.ops.boxes import corners
 from ..predictor import PathLike, image_files
 from ..visualize import to_picture
 from .drawing import DPI, draw_heads, draw_layers, save_figure, write_page
-from .recording import check_attention, observe
-from .views import ImageView, best_queries, same_object, view_query
+from .views import ImageView, best_queries, check_attention, observe, same_object, view_query
 
 PAGE = "index.html"
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..structures import Queries, Targets
-from .layers import at_least, numbers
+from .layers import at_least, between, numbers
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Denoising(nn.Module):
         num_groups: G, copies of each box.
         label_noise: probability that a label is replaced by one drawn from all classes.
         box_noise: a centre moves by up to this times half the size, a size changes by up to this
-            times itself; below 1, so that a centre stays inside its box.
+            times itself; at most 1, so that a centre stays inside its box.
         max_queries: upper bound of D. Where the fullest image has too many boxes, there are fewer
             groups, and with a single group a random subset of the boxes gets a query.
     """
@@ -56,17 +56,9 @@ class Denoising(nn.Module):
         max_queries: int = 500,
     ):
         super().__init__()
-        at_least(1, num_classes=num_classes, dim=dim)
-        if not (0 <= label_noise <= 1 and 0 <= box_noise < 1):
-            raise ValueError(
-                f"label_noise must be in [0, 1] and box_noise in [0, 1), got {label_noise} and "
-                f"{box_noise}"
-            )
-        if num_groups < 1 or max_queries < num_groups:
-            raise ValueError(
-                f"num_groups must be at least 1 and at most max_queries, got {num_groups} and "
-                f"{max_queries}"
-            )
+        at_least(1, num_classes=num_classes, dim=dim, num_groups=num_groups)
+        at_least(num_groups, max_queries=max_queries)
+        between(0, 1, label_noise=label_noise, box_noise=box_noise)
         self.num_classes = num_classes
         self.num_groups = num_groups
         self.label_noise = label_noise
