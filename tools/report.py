@@ -8,6 +8,7 @@ detections.png and curves.png there.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from samdetr import visualize  # before Detectron2, whose import warns without its filters
@@ -15,6 +16,7 @@ from samdetr import visualize  # before Detectron2, whose import warns without i
 # isort: split
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from convergence.curves import METRICS, read_rows
@@ -44,11 +46,38 @@ def report(folder: Path, count: int, threshold: float, trusted: bool) -> None:
         "detections.png": visualize.draw_comparison(
             checkpoint.model, held_out(cfg, count), metadata, threshold
         ),
-        "curves.png": visualize.plot_curves(metrics),
+        "curves.png": plot_curves(metrics),
     }
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=100)
         print(folder / name)
+
+
+def series(metrics: Iterable[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Return the iterations at which a metric was logged, and its values there."""
+    pairs = [(x["iteration"], x[name]) for x in metrics if name in x]
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def plot_curves(metrics: Sequence[dict[str, float]]) -> Figure:
+    """Plot losses (left) and AP (right) over iterations, from the rows of a metrics.json."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, label in (
+        ("total_loss", "total, all layers"),
+        ("loss_ce", "class, last layer"),
+        ("loss_bbox", "L1, last layer"),
+        ("loss_giou", "GIoU, last layer"),
+    ):
+        left.plot(*series(metrics, name), label=label)
+    left.set(xlabel="iteration", ylabel="weighted loss", yscale="log")
+    for name in ("AP", "AP50", "AP75"):
+        right.plot(*series(metrics, f"bbox/{name}"), marker="o", label=name)
+    right.set(xlabel="iteration", ylabel="AP (%)", ylim=(0, 100))
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.legend()
+    return figure
 
 
 @refusing("report.py")

@@ -18,7 +18,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class FasterDetectionEvaluator(DetectionEvaluator):
     ) -> None:
         from faster_coco_eval import COCO, COCOeval_faster
 
-        results = _results(self, predictions, "coco_instances_results.json", lambda x: x)
+        results = _results(self, predictions, "coco_instances_results.json")
         if not self._do_evaluation:
             return
         evaluation = None  # Detectron2's value for no detection at all
@@ -135,9 +135,7 @@ class LVISEvaluator(Detectron2LVISEvaluator):
     def _eval_predictions(self, predictions: Sequence[Record]) -> None:
         from lvis import LVISEval, LVISResults
 
-        results = _results(
-            self, predictions, "lvis_instances_results.json", lambda index: index + 1
-        )
+        results = _results(self, predictions, "lvis_instances_results.json", first=1)
         if not self._do_evaluation:
             return
         names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
@@ -263,19 +261,15 @@ def _finite(entries: list[Record]) -> list[Record]:
 
 
 def _results(
-    evaluator: Any, predictions: Sequence[Record], file: str, number: Callable[[int], int]
+    evaluator: Any, predictions: Sequence[Record], file: str, first: int = 0
 ) -> list[Record]:
-    """Return and save all detections with the category ids of the annotation file.
-
-    Args:
-        number: id of a class if the metadata of the data set has none.
-    """
+    """Return and save all detections with the category ids of the data set, or ids from `first`."""
     classes = evaluator._metadata.get("thing_dataset_id_to_contiguous_id", {})
     ids = {index: original for original, index in classes.items()}
     results = [x for prediction in predictions for x in prediction["instances"]]
     for result in results:
         index = result["category_id"]
-        result["category_id"] = ids.get(index, number(index))
+        result["category_id"] = ids.get(index, index + first)
     if evaluator._output_dir:
         Path(evaluator._output_dir, file).write_text(json.dumps(results))
     return results

@@ -1,11 +1,8 @@
-"""Figures of a training run: detections beside ground truth, and learning curves.
-
-Boxes are drawn by Detectron2's `Visualizer`, figures by matplotlib.
-"""
+"""Pictures of detections and ground truth, drawn by Detectron2's `Visualizer`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -137,31 +134,4 @@ def draw_comparison(
         axis.set_axis_off()
     axes[0, 0].set_title("ground truth", loc="left")
     axes[1, 0].set_title(f"detections, score ≥ {threshold:g}", loc="left")
-    return figure
-
-
-def series(metrics: Iterable[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
-    """Return the iterations at which a metric was logged, and its values there."""
-    pairs = [(x["iteration"], x[name]) for x in metrics if name in x]
-    return [x for x, _ in pairs], [y for _, y in pairs]
-
-
-def plot_curves(metrics: Sequence[dict[str, float]]) -> Figure:
-    """Plot losses (left) and AP (right) over iterations, from the rows of a metrics.json."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, label in (
-        ("total_loss", "total, all layers"),
-        ("loss_ce", "class, last layer"),
-        ("loss_bbox", "L1, last layer"),
-        ("loss_giou", "GIoU, last layer"),
-    ):
-        left.plot(*series(metrics, name), label=label)
-    left.set(xlabel="iteration", ylabel="weighted loss", yscale="log")
-    for name in ("AP", "AP50", "AP75"):
-        right.plot(*series(metrics, f"bbox/{name}"), marker="o", label=name)
-    right.set(xlabel="iteration", ylabel="AP (%)", ylim=(0, 100))
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-        axis.legend()
     return figure

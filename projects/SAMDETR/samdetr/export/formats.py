@@ -69,11 +69,6 @@ def write_pt2(source: Source, path: Path) -> None:
     torch.export.save(source.program, path, extra_files={DESCRIPTION: source.description})
 
 
-def load_pt2(path: Path) -> Runner:
-    """Load an archive of torch.export."""
-    return torch.export.load(path).module()
-
-
 def write_torchscript(source: Source, path: Path) -> None:
     """Write a TorchScript trace, made through Detectron2's adapter."""
     adapter = TracingAdapter(source.graph, source.example)
@@ -144,7 +139,7 @@ class Format(NamedTuple):
 
 FORMATS = {
     ".onnx": Format(write_onnx, load_onnx, ("onnx", "onnxscript", "onnxruntime")),
-    ".pt2": Format(write_pt2, load_pt2),
+    ".pt2": Format(write_pt2, lambda path: torch.export.load(path).module()),
     ".ts": Format(write_torchscript, load_torchscript),
 }
 

@@ -137,7 +137,7 @@ class BestDetections(nn.Module):
             match(boxes, scores, classes, Pairs(*pairs), self.count)
             for boxes, scores, classes, pairs in zip(*found, zip(*expected))
         ]
-        return Difference.largest(differences)
+        return Difference(*map(max, zip(*differences)))
 
 
 class AllPairs(nn.Module):
@@ -229,11 +229,6 @@ class Difference(NamedTuple):
 
     scores: float
     pixels: float
-
-    @classmethod
-    def largest(cls, differences: Sequence[Difference]) -> Difference:
-        """Return the elementwise maximum."""
-        return cls(*map(max, zip(*differences)))
 
     def __bool__(self) -> bool:
         """True if a tolerance is exceeded or a difference is NaN."""

@@ -202,10 +202,9 @@ class AlignedCrossAttention(CrossAttention):
     values are split among the heads as usual.
 
     Args:
-        dim: C.
+        dim, dropout: as in `Attention`.
         num_heads: M, also the number of keypoints.
         prior: prior over keys, from aligned queries and a level to a bias.
-        dropout: rate on the attention weights and on the output.
     """
 
     def __init__(self, dim: int, num_heads: int, prior: nn.Module, dropout: float = 0.0):

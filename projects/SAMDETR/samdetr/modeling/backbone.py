@@ -70,9 +70,6 @@ def mini_resnet(
             pretraining, "BN" trains them.
         freeze_at: number of stages to freeze: 1 for the stem, 2 for res2 as well, and so on.
     """
-    unknown = set(out_features) - set(STAGES)
-    if unknown or not out_features:
-        raise ValueError(f"out_features is {[*out_features]}, must be some of {list(STAGES)}")
     stages, channels = [], STEM_CHANNELS
     for name, (blocks, width) in STAGES.items():
         stride = 1 if name == "res2" else 2

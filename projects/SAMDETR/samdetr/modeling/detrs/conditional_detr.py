@@ -22,7 +22,7 @@ from ...structures import AlignedQueries, FeatureLevel, Predictions, Queries
 from ..attention import CrossAttention, SelfAttention, split_heads
 from ..decoder import MAX_REFERENCE, Decoder, DecoderLayer, PredictionHead
 from ..layers import at_least, at_least_float32, xavier_matrices_
-from ..position import LearnedQueryPosition, check_sine_dim, sine
+from ..position import LearnedQueryPosition, sine
 
 
 class AnchoredQueryPosition(LearnedQueryPosition):
@@ -88,11 +88,7 @@ class ConditionalCrossAttention(CrossAttention):
     The spatial part of a query is its target, the second half of its position; the first half,
     which self-attention uses, is ignored.
 
-    Args:
-        dim: C.
-        num_heads: M.
-        prior: prior over keys, from aligned queries and a level to a bias.
-        dropout: rate on the attention weights and on the output.
+    Args: those of `DETRCrossAttention`.
     """
 
     num_points = 1
@@ -145,16 +141,7 @@ class LocatedCrossAttention(ConditionalCrossAttention):
 
 
 class ConditionalQueryPosition(AnchoredQueryPosition):
-    """Learned positions whose targets are their anchors.
-
-    Args:
-        num_queries: N.
-        dim: C.
-    """
-
-    def __init__(self, num_queries: int, dim: int):
-        check_sine_dim(dim)
-        super().__init__(num_queries, dim)
+    """Learned positions whose targets are their anchors."""
 
     def target(self, x: Tensor, boxes: Tensor) -> Tensor:
         """Sine embedding, (B, N, C), of the centres of the (B, N, 4) reference boxes."""
