@@ -3,24 +3,23 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.utils import comm
+from torch.multiprocessing import start_processes
 from torch.testing import assert_close
 
 import interruption
 from interruption import (
-    ROOT,
-    TOY,
     Measure,
     assert_same_run,
     at_iteration,
+    commanded,
     finish,
     members,
     resumed,
@@ -35,7 +34,6 @@ from toy import ToyModel
 
 pytestmark = pytest.mark.slow
 
-WITHIN = 60  # seconds until all processes of a run have ended
 START = 300  # seconds that a loaded machine may take to import everything three times
 
 
@@ -132,69 +130,52 @@ def test_a_process_that_dies_ends_the_other_with_a_sentence(whole, tmp_path, mom
     assert_same_run(tmp_path, whole)
 
 
-def launched(folder, *overrides):
-    """Start a toy that would train for hours, in two processes."""
-    command = [sys.executable, ROOT / "train_net.py", "--config-file", TOY, "--num-gpus", "2"]
-    settings = [
-        f"train.output_dir={folder}",
-        "train.max_iter=1000000",
-        "train.checkpointer.period=40",
-        *overrides,
-    ]
-    path = os.pathsep.join(filter(None, sys.path))
-    return subprocess.Popen(
-        [*map(str, command), *settings],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def launched(output, method="spawn"):
+    """Have train_net.py train a toy for hours, in two processes that are started by a method."""
+    endless = ["train.eval_period=0", "train.max_iter=1000000", "train.checkpointer.period=40"]
+
+    def choose():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        torch.multiprocessing.start_processes = partial(start_processes, start_method=method)
+
+    output.parent.mkdir(exist_ok=True)
+    return commanded(output, output.parent, *endless, "--num-gpus", "2", fault=choose)
 
 
 def children(pid):
     """Processes of a run that its launcher has started."""
     found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    commands = {x: Path(f"/proc/{x}/cmdline").read_text() for x in found}
-    return [x for x, text in commands.items() if "spawn_main" in text]
+    return [x for x in found if "spawn_main" in Path(f"/proc/{x}/cmdline").read_text()]
 
 
 def wait_for(file, process):
     """Wait until a process has written a file."""
     until = time.monotonic() + START
     while not file.is_file():
-        assert time.monotonic() < until and process.poll() is None, "it does not train"
+        assert time.monotonic() < until and process.is_alive(), "it does not train"
         time.sleep(0.05)
 
 
 def test_a_signal_to_the_process_that_started_the_others_stops_them_all(tmp_path):
-    process = launched(tmp_path, "train.eval_period=0")
-    try:
-        wait_for(tmp_path / "last_checkpoint", process)
-        process.terminate()
-        output, _ = process.communicate(timeout=WITHIN)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == EXIT_CODE, output
+    process = launched(tmp_path / "output", "fork")
+    wait_for(tmp_path / "last_checkpoint", process)
+    process.terminate()
+    assert finish(process) == [EXIT_CODE]
+    output = (tmp_path / "output").read_text()
     assert "Stopped by SIGTERM after iteration" in output
     assert "Traceback" not in output
     assert (tmp_path / "last_checkpoint").read_text() in os.listdir(tmp_path)
 
 
 def test_what_has_started_the_processes_ends_when_one_dies(tmp_path):
-    process = launched(tmp_path, "train.eval_period=0")
-    try:
-        wait_for(tmp_path / "last_checkpoint", process)
-        time.sleep(random.uniform(0, 0.5))
-        workers = children(process.pid)
-        assert len(workers) == 2
-        os.kill(workers[1], signal.SIGKILL)
-        output, _ = process.communicate(timeout=WITHIN)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode not in (0, 2, 75), output
+    process = launched(tmp_path / "output")
+    wait_for(tmp_path / "last_checkpoint", process)
+    time.sleep(random.uniform(0, 0.5))
+    workers = children(process.pid)
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    assert finish(process)[0] not in (0, 2, 75)
+    output = (tmp_path / "output").read_text()
     assert "train_net.py: another process of this run has ended" in output
     assert "of this run (pid" in output and "was killed by SIGKILL" in output
     assert "the last good checkpoint is" in output.splitlines()[-1]
