@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from detectron2.config import LazyCall
 from detectron2.utils.registry import locate
@@ -29,14 +29,6 @@ from .recognition import Parts, recognise
 PARTS = {"train": "train", "val": "test"}  # names of the options, and keys of `dataloader`
 
 
-class OwnDataset(NamedTuple):
-    """Files, class names and category ids of a data set; can be sent to other processes."""
-
-    sources: list[Source]
-    classes: list[str]
-    category_ids: list[Any]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name files and folders."""
     group = parser.add_argument_group(
@@ -45,24 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "from it and is kept in the run's config.yaml. See docs/own_data.md.",
     )
     for part, purpose in (("train", "train"), ("val", "evaluate")):
-        group.add_argument(
-            f"--{part}-json",
-            nargs="+",
-            metavar="FILE",
-            help=f"annotations to {purpose} on, in COCO format",
+        options: tuple[tuple[str, Any, Any, str], ...] = (
+            ("json", "+", "FILE", f"annotations to {purpose} on, in COCO format"),
+            ("images", "+", "DIR", "folder of their images, one for all files or one for each"),
+            ("voc", 2, ("DIR", "SPLIT"), f"a Pascal VOC folder and its list to {purpose} on"),
         )
-        group.add_argument(
-            f"--{part}-images",
-            nargs="+",
-            metavar="DIR",
-            help="folder of their images, one for all files or one for each",
-        )
-        group.add_argument(
-            f"--{part}-voc",
-            nargs=2,
-            metavar=("DIR", "SPLIT"),
-            help=f"or a Pascal VOC folder and the list in ImageSets/Main/ to {purpose} on",
-        )
+        for name, number, metavar, text in options:
+            group.add_argument(f"--{part}-{name}", nargs=number, metavar=metavar, help=text)
     group.add_argument(
         "--data",
         metavar="WHAT",
@@ -75,15 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def own_datasets(
     args: argparse.Namespace, classes: Sequence[str] | None = None
-) -> dict[str, OwnDataset]:
-    """Read the class names of the data that the command line names.
+) -> dict[str, DictConfig]:
+    """Read the data that the command line names; return their node of the config, by part.
 
     Args:
         args: with the options of `add_arguments`.
         classes: those of the config, which data for evaluation alone must have.
-
-    Returns:
-        "train" and "val", or one of them, or nothing.
 
     Raises:
         ConfigError: if options are missing or contradict each other.
@@ -103,9 +81,14 @@ def own_datasets(
             classes = list(found.names.values())
         if part == "train" and not any(record["annotations"] for record in found.records):
             raise DataError(f"{sources[0]} has no box to train on: all of its images are empty")
-        ids = _category_ids(found, classes)
+        nodes = [LazyCall(type(x))(**dataclasses.asdict(x)) for x in sources]
+        datasets[part] = LazyCall(load_own_dataset)(
+            names=f"own_{part}",
+            source=nodes[0] if len(nodes) == 1 else nodes,
+            classes=list(classes),
+            category_ids=_category_ids(found, classes),
+        )
         indexed(found, classes, sources[0])
-        datasets[part] = OwnDataset(sources, list(classes), ids)
     return datasets
 
 
@@ -118,27 +101,20 @@ def _category_ids(found: Annotations, classes: Sequence[str]) -> list[Any]:
     return [by_name[name] if name in by_name else next(unused) for name in classes]
 
 
-def use(cfg: DictConfig, datasets: Mapping[str, OwnDataset]) -> None:
+def use(cfg: DictConfig, datasets: Mapping[str, DictConfig]) -> None:
     """Set the data sets, the number of classes and the evaluator of a config.
 
     Without data to evaluate on, the evaluator is None.
     """
-    for part, own in datasets.items():
+    for part, dataset in datasets.items():
         loader = cfg.dataloader[PARTS[part]]
         kept = cast(dict[str, Any], OmegaConf.to_container(loader.dataset, resolve=False))
         # The key that the data set takes its number of classes from, by default the model's.
         reference = re.fullmatch(r"\$\{([\w.]+)\}", str(kept.get("num_classes")))
         key = reference[1] if reference else "model.num_classes"
-        sources = [LazyCall(type(x))(**dataclasses.asdict(x)) for x in own.sources]
-        loader.dataset = LazyCall(load_own_dataset)(
-            names=f"own_{part}",
-            source=sources[0] if len(sources) == 1 else sources,
-            classes=own.classes,
-            category_ids=own.category_ids,
-            filter_empty=kept.get("filter_empty", False),
-            num_classes=f"${{{key}}}",
-        )
-        OmegaConf.update(cfg, key, len(own.classes))
+        settings = {"filter_empty": kept.get("filter_empty", False), "num_classes": f"${{{key}}}"}
+        loader.dataset = OmegaConf.merge(dataset, settings)
+        OmegaConf.update(cfg, key, len(dataset.classes))
     if datasets and "val" not in datasets:
         cfg.dataloader.test.dataset = cfg.dataloader.train.dataset
         cfg.dataloader.evaluator = None

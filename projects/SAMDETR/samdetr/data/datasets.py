@@ -75,10 +75,7 @@ def _read(name: str) -> Annotations:
 
     Data sets that were registered with Detectron2's functions for COCO, LVIS and Pascal VOC are
     read by `samdetr.data.coco` and `samdetr.data.annotations`, others by the function under their
-    name.
-
-    Raises:
-        DataError: if the data set is not registered or cannot be read.
+    name. Raises DataError.
     """
     if name not in DatasetCatalog:
         similar = get_close_matches(name, DatasetCatalog, n=3)
@@ -122,15 +119,10 @@ def _copied(record: Record) -> Record:
 
 
 def indexed(found: Annotations, classes: Sequence[str], source: object) -> Annotations:
-    """Replace category ids by the numbers of the model's classes, in place.
-
-    Args:
-        found: of a reader.
-        classes: class names of the model, in their order.
-        source: named in errors.
+    """Replace category ids by the indices of the model's `classes`, in place.
 
     Raises:
-        DataError: if an object has another class.
+        DataError: if an object has another class; names `source`.
     """
     numbers = {name: index for index, name in enumerate(classes)}
     by_id = {category: numbers.get(name) for category, name in found.names.items()}
@@ -297,11 +289,7 @@ def metadata_of(cfg: DictConfig, checkpoint: Mapping[str, Any] | None = None) ->
 
 
 class ClassMetadata:
-    """Checkpointable that keeps the class names of a run and their ids in its data set.
-
-    Args:
-        cfg: of the run.
-    """
+    """Checkpointable that keeps the class names of a run and their ids in its data set."""
 
     def __init__(self, cfg: DictConfig):
         self.cfg = cfg

@@ -235,11 +235,7 @@ def build_train_loader(
 
 
 def outlive_signals(worker: int) -> None:
-    """Keep a worker alive through signals to all processes of a run, until its parent ends it.
-
-    Args:
-        worker: number of the worker, from the DataLoader.
-    """
+    """Keep a worker alive through signals to all processes of a run, until its parent ends it."""
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows

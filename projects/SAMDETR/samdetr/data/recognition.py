@@ -30,10 +30,7 @@ Parts = dict[str, list[Source]]
 
 
 def recognise(what: str) -> Parts:
-    """Return the sources of the parts of a data set.
-
-    Args:
-        what: a file or a folder.
+    """Return the sources of the parts of a data set, a file or a folder.
 
     Raises:
         ConfigError: if it is of no kind or of more than one.
