@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import instantiate
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from samdetr.convert.files import FORMATS, check_format
 from samdetr.convert.sources import SOURCES, converted
 from samdetr.engine import add_trust_option, load_config
 from samdetr.errors import refusing
+from samdetr.modeling.layers import meta_device
 
 AUTO, DETECT, HALF, TO_OFFICIAL = "auto", "detect", "half", "to-official"
 OURS = (HALF, TO_OFFICIAL)  # commands whose input is one of ours
@@ -159,7 +159,7 @@ def weights_file(path: Path) -> Path:
 def check_fit(weights: Mapping[str, Tensor], config_file: str, trusted: bool) -> None:
     """Raise ConversionError, with a description of both, unless weights fit a config's model."""
     cfg = load_config(config_file, trusted=trusted)
-    with torch.device("meta"):  # shapes are enough
+    with meta_device():
         model: dict[str, Any] = instantiate(cfg.model).state_dict()
     missing = [x for x in model if x not in weights]
     unexpected = [x for x in weights if x not in model]

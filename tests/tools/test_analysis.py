@@ -162,7 +162,10 @@ def test_every_config_of_the_paper_is_a_row_once():
         title = (CONFIGS / f"coco/{row.config}.py").read_text().partition("\n")[0]
         assert f": AP {row.ap})" in title
     absent = {x.stem for x in (CONFIGS / "coco").glob("sam_detr*.py")} - set(names)
-    assert absent == {  # single-scale for 50 epochs
+    other_backbones = "convnext_t", "dinov3_s", "swin_l", "swin_t", "vitdet_b"
+    assert absent == {
+        *(f"sam_detr_pp_{x}_smca_dn_12ep" for x in other_backbones),
+        # Single-scale for 50 epochs.
         "sam_detr_r50_50ep",
         "sam_detr_r50_smca_50ep",
         "sam_detr_r50_dc5_50ep",

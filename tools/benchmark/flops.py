@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from samdetr.errors import SamdetrError
 from samdetr.model_zoo import markdown_table
 from samdetr.modeling import SAMDETR
+from samdetr.modeling.layers import meta_device
 from samdetr.modeling.ops import backends
 
 from .parts import measure_parts, part_of
@@ -112,8 +113,8 @@ def build(config: DictConfig) -> nn.Module:
     A SAMDETR is built on the meta device, which costs no memory and no arithmetic. Other detectors
     run on the CPU, because the number of their proposals depends on values.
     """
-    with torch.device("meta"):
-        model: nn.Module = instantiate(config)
+    with meta_device():
+        model: nn.Module = instantiate(config).to("meta")
     if not isinstance(model, SAMDETR):
         model = instantiate(config)
         for parameter in model.parameters():  # proposals are then the anchors: as many as possible

@@ -25,7 +25,10 @@ from .weights_file import HEURISTICS, load_file, reason
 
 NUMBERED = re.compile(r"model_\d{7}\.pth$")  # a periodic checkpoint
 BACKBONE = ("backbone.", "roi_heads.res5.")  # Detectron2's C4 models keep res5 in the head
-PYRAMID = ("backbone.fpn_", "backbone.top_block.")  # a backbone's file has no feature pyramid
+# Parts of a backbone that its file may lack: pyramids, norms of outputs, relative positions.
+NEW = re.compile(
+    r"^backbone\.((net|bottom_up)\.)*(fpn_\w+|top_block|simfp_\d+|norm\d)\.|\.rel_pos_[hw]$"
+)
 # Buffers that the config sets anyway, or that frozen and running statistics do not need.
 TOLERATED = ("pixel_mean", "pixel_std", "num_batches_tracked")
 FILLED = ("running_mean", "running_var")  # by frozen norms themselves, where a file lacks them
@@ -72,7 +75,7 @@ class Difference(NamedTuple):
 
     def of_backbone(self) -> Difference:
         """Return the part about the backbone; a classifier in its file does not matter."""
-        missing = [x for x in self.missing if x.startswith(BACKBONE) and not x.startswith(PYRAMID)]
+        missing = [x for x in self.missing if x.startswith(BACKBONE) and not NEW.search(x)]
         shapes = [row for row in self.shapes if row[0].startswith(BACKBONE)]
         return Difference(self.loaded, missing, [], shapes)
 
@@ -247,8 +250,10 @@ class InitialCheckpointer(Checkpointer):
         difference = difference._replace(missing=missing, shapes=shapes)
         if difference.fills_backbone_only:
             super()._judge(difference.of_backbone(), path)
-            parts = ", ".join(sorted({key.split(".")[0] for key in difference.missing}))
-            self.logger.info("%s fills the backbone; random weights remain in %s", path, parts)
+            new = {x: NEW.search(x) for x in difference.missing}
+            parts = {match[0].strip(".") if match else x.split(".")[0] for x, match in new.items()}
+            text = "%s fills the backbone; random weights remain in %s"
+            self.logger.info(text, path, ", ".join(sorted(parts)))
         elif difference.classes:
             text = "%s has %d classes and the model has %d: its classifier stays random"
             self.logger.info(text, path, *difference.classes)

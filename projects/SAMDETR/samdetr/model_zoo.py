@@ -25,7 +25,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from detectron2.config import instantiate
 from detectron2.data import Metadata, MetadataCatalog
 from omegaconf import DictConfig
@@ -35,6 +34,7 @@ from .checkpoint import Checkpointer
 from .data.datasets import metadata_of
 from .engine import ConfigError, build_model, load_config
 from .errors import refusing
+from .modeling.layers import meta_device
 
 PACKAGE = Path(__file__).parent
 WEIGHTS = PACKAGE / "weights"
@@ -42,6 +42,10 @@ FOLDERS = (PACKAGE / "configs", PACKAGE.parents[2] / "configs")  # installed, in
 COMMON = "common"  # parts that configs share, no configs themselves
 LICENCES = {  # by the prefix of the path of weights
     str(PACKAGE): "Apache-2.0, made from images under CC BY 4.0 and CC BY 2.0: see NOTICE",
+    "detectron2://ImageNetPretrained/MAE/": "CC BY-NC 4.0, of MAE",
+    "https://github.com/SwinTransformer/": "MIT, of the authors of Swin Transformer",
+    "https://huggingface.co/timm/convnext_": "Apache-2.0, of timm",
+    "https://huggingface.co/timm/vit_small_patch16_dinov3": "DINOv3 License, of Meta",
     "detectron2://ImageNetPretrained/": "CC BY-SA 3.0, of Detectron2's model zoo",
 }
 # How the first line of a config quotes a table or figure of the paper.
@@ -199,6 +203,7 @@ def row(name: str) -> Row:
     checkpoint, backbone = get_checkpoint(name), cfg.train.init_checkpoint
     weights = checkpoint or backbone
     licences = [text for prefix, text in LICENCES.items() if weights.startswith(prefix)]
+    other = "see the source of the weights" if weights else ""
     return Row(
         name,
         title,
@@ -207,7 +212,7 @@ def row(name: str) -> Row:
         tuple(metadata.thing_classes),
         checkpoint,
         backbone,
-        licences[0] if licences else "see the source of the weights",
+        licences[0] if licences else other,
     )
 
 
@@ -240,7 +245,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _parameters(cfg: DictConfig) -> int | None:
     try:
-        with torch.device("meta"):  # neither memory nor initialisation
+        with meta_device():
             model = instantiate(cfg.model)
     except FileNotFoundError:  # `CheckpointReference` reads its boxes in the constructor
         return None

@@ -84,8 +84,9 @@ def load_file(path: str | Path, model: Mapping[str, Any] | None = None) -> dict[
     Args:
         path: file or URL: a `.pkl` of Detectron2's or Detectron's model zoo, a `.pyth` of pycls, a
             `.safetensors`, or with any other suffix a file of `torch.save`.
-        model: names of the weights to find, with tensors of their shapes. Without it, the weights
-            are in a dict "model", or else in the dict with most tensors.
+        model: names of the weights to find, with tensors of their shapes; the file may have those
+            of a part of it, such as a backbone. Without it, the weights are in a dict "model", or
+            else in the dict with most tensors.
 
     Returns:
         The content, with "model": the tensors by name. "matching_heuristics" is true if Detectron2
@@ -103,7 +104,9 @@ def load_file(path: str | Path, model: Mapping[str, Any] | None = None) -> dict[
     try:
         content = _read(local)
         by_suffix = isinstance(content, dict) and content.get(HEURISTICS)
-        weights, remarks = find_weights(content, {} if by_suffix else model or {})
+        model = {} if by_suffix else model or {}
+        weights, remarks = find_weights(content, model)
+        weights = named_as_part(weights, model)
     except Exception as error:  # unpickling damaged bytes can raise anything
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason(error)}") from error
     if not weights:
@@ -201,6 +204,21 @@ def find_weights(content: Any, model: Mapping[str, Any]) -> tuple[dict[str, Tens
         return state, ""
     rest = f", not those under {', '.join(others)}, which fit as well" if others else ""
     return state, f"those under '{place[:-1]}'{rest}"
+
+
+def named_as_part(weights: dict[str, Tensor], model: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Rename the weights of a part of a model, such as a backbone, to their names in the model.
+
+    They are returned unchanged unless most of them have their names behind the same prefix.
+    """
+    counts = Counter[str]()
+    for name in model:
+        for start in (match.end() for match in re.finditer(r"^|\.", name)):
+            counts[name[:start]] += name[start:] in weights
+    prefix = max(counts, key=lambda x: counts[x], default="")
+    if not prefix or counts[prefix] <= len(weights) / 2:
+        return weights
+    return OrderedDict((f"{prefix}{name}", x) for name, x in weights.items())
 
 
 def _names_behind(tensors: Tensors, model: Mapping[str, Any]) -> Counter[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from detectron2.modeling import get_vit_lr_decay_rate
 from detectron2.solver.build import get_default_optimizer_params
 from omegaconf import DictConfig
 from torch import nn
@@ -32,6 +34,28 @@ class BackboneFactor:
 
     def __call__(self, name: str) -> float:
         return self.factor if name.startswith(self.prefix) else 1.0
+
+
+class LayerDecay:
+    """Learning rate factor of ViTDet by parameter name, for `lr_factor_func`.
+
+    Factor 1 for all that is not the transformer and `rate` times less for every block down from the
+    last one, which has `rate` itself; patch, position and class embeddings come before the first.
+
+    Args:
+        rate: above 0 and up to 1; 0.7 for ViT-B in ViTDet.
+        num_layers: number of blocks of the transformer, whose names have `.blocks.0.` and so on.
+    """
+
+    def __init__(self, rate: float, num_layers: int):
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate is {rate}, must be above 0 and not above 1")
+        self.rate = rate
+        self.num_layers = num_layers
+
+    def __call__(self, name: str) -> float:
+        embedding = re.sub(r"\.(cls|reg|mask|dist)_token$", ".pos_embed", name)  # timm's tokens
+        return float(get_vit_lr_decay_rate(embedding, self.rate, self.num_layers))
 
 
 def parameter_groups(

@@ -24,6 +24,7 @@ from ..engine import load_config
 from ..engine.config import build
 from ..errors import DisagreementError, ExportError
 from ..modeling import SAMDETR
+from ..modeling.backbone import padding_constraints
 from .formats import Runner, Source, format_of
 from .graph import (
     INPUTS,
@@ -198,7 +199,7 @@ def describe(model: SAMDETR, settings: Settings) -> dict[str, Any]:
         "input_format": model.input_format,
         "pixel_mean": model.pixel_mean.flatten().tolist(),
         "pixel_std": model.pixel_std.flatten().tolist(),
-        "size_divisibility": model.backbone.size_divisibility,
+        "size_divisibility": padding_constraints(model.backbone)["size_divisibility"],
         "detections_per_image": model.detections_per_image,
         "resize": None,
         "classes": [],

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..modeling import SAMDETR, NoDenoising
-from ..modeling.backbone import FoldedConv2d, options_of
+from ..modeling.backbone import FoldedConv2d, options_of, padding_constraints
 from ..modeling.ops import backends
 from ..modeling.ops.boxes import corners
 from ..modeling.postprocessing import best
@@ -49,12 +49,13 @@ class PixelInputs(nn.Module):
 
     def __init__(self, model: SAMDETR):
         super().__init__()
-        if model.backbone.padding_constraints.get("square_size", 0):
+        constraints = padding_constraints(model.backbone)
+        if constraints.get("square_size", 0):
             raise ExportError(
                 "the backbone needs square images of a fixed size, to which the graph cannot pad: "
                 'choose preprocessing="outside"'
             )
-        self.divisor = max(1, model.backbone.size_divisibility)
+        self.divisor = max(1, constraints["size_divisibility"])
         self.register_buffer("mean", model.pixel_mean.clone())
         self.register_buffer("std", model.pixel_std.clone())
 

@@ -86,3 +86,4 @@ from .position import (
 )
 from .queries import CentredReference, CheckpointReference, LearnedReference, RandomReference
 from .smca import GaussianPrior
+from .timm_backbone import TimmBackbone

@@ -12,7 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
-from detectron2.modeling import Backbone
+from detectron2.modeling import Backbone, SwinTransformer, ViT
 from detectron2.modeling.backbone.resnet import (
     BasicBlock,
     BasicStem,
@@ -86,6 +86,20 @@ def mini_resnet(
         channels = width
     stem = BasicStem(in_channels=3, out_channels=STEM_CHANNELS, norm=norm)
     return ResNet(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
+
+
+def padding_constraints(backbone: Backbone) -> dict[str, int]:
+    """Return what a backbone demands of the size of a batch, as for Detectron2's `ImageList`.
+
+    Detectron2 misspells the divisor of its Swin Transformer, whose `size_divisibility` is then 0 or
+    an error, and of its SimpleFeaturePyramid. Its ViT has none and drops incomplete patches.
+    """
+    constraints = dict(backbone.padding_constraints)
+    if isinstance(backbone, SwinTransformer | ViT):
+        divisor = max(x.stride for x in backbone.output_shape().values())
+    else:
+        divisor = constraints.get("size_divisiblity", backbone.size_divisibility)
+    return {"size_divisibility": divisor, **constraints}
 
 
 def fold_frozen_norms(backbone: Backbone) -> Backbone:

@@ -5,13 +5,14 @@ Paper: the feed-forward network of figure 2 (a); Xavier initialisation as in DET
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import MLP
 
@@ -172,3 +173,20 @@ def reset_parameters(module: nn.Module) -> None:
     reset = getattr(module, "reset_parameters", None)
     if reset is not None:
         reset()
+
+
+@contextmanager
+def meta_device() -> Iterator[None]:
+    """Build modules on the meta device: without memory and initial values."""
+    with torch.device("meta"), LinspaceOnCPU():
+        yield
+
+
+class LinspaceOnCPU(TorchFunctionMode):
+    """Keeps `torch.linspace` off the meta device: Detectron2's transformers read its values."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        options = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **{**options, **(kwargs or {})})

@@ -6,6 +6,7 @@ with different parts, which `configs/` puts together.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ..structures import Predictions, Targets
-from .backbone import fold_frozen_norms
+from .backbone import fold_frozen_norms, padding_constraints
 from .decoder import Decoder, PredictionHead
 from .encoder import DeformableAttention
 from .layers import at_least, autocast, precision
@@ -29,7 +30,8 @@ class SAMDETR(nn.Module):
     """A backbone, a DETR-style encoder and a decoder with the Semantics Aligner.
 
     Args:
-        backbone: any Detectron2 backbone.
+        backbone: any Detectron2 backbone; one with `pixel_mean` and `pixel_std` of its pretrained
+            weights has them compared with those of the model, and a difference is logged.
         neck: from backbone maps to feature levels, fine to coarse.
         encoder: from feature levels to encoded feature levels.
         queries: from encoded feature levels to `Queries`.
@@ -97,6 +99,10 @@ class SAMDETR(nn.Module):
         self.inference_dtype: torch.dtype = getattr(torch, inference_dtype)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor([*values]).view(-1, 1, 1), persistent=False)
+            expected = getattr(backbone, name, values)
+            if max(abs(x - y) for x, y in zip(values, expected)) > 1:
+                text = "model.%s is %s, but the pretrained weights of the backbone expect %s"
+                logging.getLogger(__name__).warning(text, name, values, expected)
         self._check()
 
     def _check(self) -> None:
@@ -222,8 +228,7 @@ class SAMDETR(nn.Module):
                 (x["image"].to(device, non_blocking=True) - self.pixel_mean) / self.pixel_std
                 for x in batched_inputs
             ],
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
+            padding_constraints=padding_constraints(self.backbone),
         )
         padding = torch.ones_like(images.tensor[:, 0], dtype=torch.bool)
         for mask, (height, width) in zip(padding, images.image_sizes):
