@@ -42,11 +42,6 @@ def test_a_process_started_by_hand_has_no_place(environment):
     assert place_in(environment) is None
 
 
-def test_ranks_that_alternate_between_machines_are_refused():
-    with pytest.raises(ConfigError, match="srun --distribution=block"):
-        place_in({**SLURM, "SLURM_PROCID": "3"})  # the second of its machine
-
-
 def test_torchrun_and_num_gpus_together_are_refused(monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)

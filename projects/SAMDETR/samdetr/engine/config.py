@@ -139,7 +139,7 @@ def configure(args: argparse.Namespace) -> DictConfig:
         ConfigError: if the file, an option or an override is wrong, or the file is not trusted.
         DataError: if own data is wrong.
     """
-    cfg = _read(args.config_file, args.trusted_config)
+    cfg = load_config(args.config_file, trusted=args.trusted_config)
     if args.datasets is None:
         classes = OmegaConf.select(cfg, "dataloader.train.dataset.classes")
         args.datasets = own_datasets(args, classes)
@@ -162,32 +162,6 @@ def load_config(path: str, overrides: Sequence[str] = (), trusted: bool = False)
         ConfigError: if the file is missing, cannot be parsed, lacks a required key or is not
             trusted, or if an override has an unknown key or a value of the wrong type.
     """
-    cfg = _read(path, trusted)
-    apply_overrides(cfg, overrides)
-    return cfg
-
-
-def build(node: Any, key: str) -> Any:
-    """Instantiate a part of a config.
-
-    Args:
-        node: the part.
-        key: its key in the config, named in errors.
-
-    Raises:
-        ConfigError: if a constructor refuses its arguments.
-        SamdetrError: as raised by the part itself, e.g. a `DataError`.
-    """
-    try:
-        return instantiate(node)
-    except (SamdetrError, ModuleNotFoundError):  # clear without the key, e.g. a missing extra
-        raise
-    except (AssertionError, ImportError, TypeError, ValueError, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{key} cannot be built: {reason}") from error
-
-
-def _read(path: str, trusted: bool) -> DictConfig:
     if not PathManager.isfile(path):
         raise ConfigError(f"--config-file {path!r} is not a file")
     if not path.endswith((".py", ".yaml", ".yml")):
@@ -206,7 +180,24 @@ def _read(path: str, trusted: bool) -> DictConfig:
         raise ConfigError(
             f"{path} lacks {', '.join(lacking)}; configs/common/ has parts to import them from"
         )
+    apply_overrides(cfg, overrides)
     return cfg
+
+
+def build(node: Any, key: str) -> Any:
+    """Instantiate a part of a config.
+
+    Raises:
+        ConfigError: if a constructor refuses its arguments; names `key`, the part's in the config.
+        SamdetrError: as raised by the part itself, e.g. a `DataError`.
+    """
+    try:
+        return instantiate(node)
+    except (SamdetrError, ModuleNotFoundError):  # clear without the key, e.g. a missing extra
+        raise
+    except (AssertionError, ImportError, TypeError, ValueError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{key} cannot be built: {reason}") from error
 
 
 def _read_python(path: str) -> DictConfig:

@@ -44,23 +44,15 @@ def place_in(environment: Mapping[str, str]) -> Place | None:
         environment: variables of torchrun, or of SLURM with MASTER_ADDR and MASTER_PORT, the first
             machine and a free port of it.
 
-    Raises:
-        ConfigError: if the ranks on a machine are not consecutive, which Detectron2 requires.
+    Ranks on a machine have to be consecutive, as they are by default (`--distribution=block`).
     """
     if all(name in environment for name in TORCHRUN):
-        place = Place(*(int(environment[name]) for name in TORCHRUN))
-    elif all(name in environment for name in SLURM) and int(environment["SLURM_NTASKS"]) > 1:
+        return Place(*(int(environment[name]) for name in TORCHRUN))
+    if all(name in environment for name in SLURM) and int(environment["SLURM_NTASKS"]) > 1:
         rank, world_size, local_rank = (int(environment[name]) for name in SLURM[:3])
         machines = int(environment.get("SLURM_NNODES", 1))
-        place = Place(rank, world_size, local_rank, world_size // machines)
-    else:
-        return None
-    if place.world_size % place.local_size or place.rank % place.local_size != place.local_rank:
-        raise ConfigError(
-            f"{place}: every machine must run the same number of processes, with consecutive ranks "
-            "(srun --distribution=block)"
-        )
-    return place
+        return Place(rank, world_size, local_rank, world_size // machines)
+    return None
 
 
 def start(function: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -124,19 +116,13 @@ def wrap(model: nn.Module, **options: Any) -> nn.Module:
     """Return the model in DistributedDataParallel, on a CPU too, or as it is in a single process.
 
     Args:
-        model: on its device.
+        model: on its device; for a CPU, set CUDA_VISIBLE_DEVICES='' where there are GPUs.
         options: for Detectron2's `create_ddp_model`.
-
-    Raises:
-        ConfigError: if the model is on a CPU but the backend is NCCL.
     """
     if comm.get_world_size() == 1:
         return model
-    on_gpu = next(model.parameters()).is_cuda
-    if not on_gpu and dist.get_backend() == "nccl":
-        raise ConfigError("train.device=cpu in several processes needs CUDA_VISIBLE_DEVICES=''")
     # Detectron2 passes the local rank by default, which DDP refuses for a model on a CPU.
-    device_ids = [comm.get_local_rank()] if on_gpu else None
+    device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
     return create_ddp_model(model, device_ids=device_ids, **options)
 
 
