@@ -1,0 +1,40 @@
+"""With EMA, accumulation, early stop and frozen parts, a killed run is the uninterrupted one."""
+
+import signal
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from interruption import assert_same_run, finish, resumed, start, toy
+from test_engine_resume import signalled
+
+pytestmark = pytest.mark.slow
+
+EVERYDAY = (
+    "train.ema.enabled=True",
+    "train.ema.decay=0.9",
+    "train.ema.warmup=4",
+    "train.accumulate=2",
+    "train.freeze=[norm]",
+    "train.early_stop.patience=2",
+    "train.early_stop.min_gain=100",  # the first evaluation is the last gain
+    "train.max_iter=40",
+    "optimizer.base_batch_size=4",
+)
+
+
+@pytest.mark.parametrize("moment", [4, 7])
+def test_a_killed_everyday_run_is_the_uninterrupted_one(tmp_path, moment):
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    whole, killed = (toy(folder, *EVERYDAY) for folder in folders)
+    assert finish(resumed(whole)) == [0]
+    folders[1].mkdir()
+    assert finish(start(signalled, killed, moment)) == [-signal.SIGKILL]
+    assert finish(resumed(killed)) == [0]
+    assert_same_run(*folders[::-1], gaps=True)
+    ends = [torch.load(folder / "model_final.pth") for folder in folders]
+    assert [end["iteration"] for end in ends] == [8, 8]  # evaluated at 2, 5 and 8
+    one, two = (end["trainer"]["hooks"] for end in ends)
+    assert_close(one["EMA"], two["EMA"], rtol=0, atol=0)
+    assert one["EarlyStop"] == two["EarlyStop"] and one["EarlyStop"]["waited"] == 2
