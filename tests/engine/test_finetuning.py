@@ -63,8 +63,6 @@ def test_evaluation_takes_no_file_of_other_classes(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        # As many queries as classes: a first dimension alone does not tell what it counts.
-        ({"num_queries": 3}, r"queries.reference.weight \(10, 4\) instead of \(3, 4\)"),
         ({"decoder__levels": [0] * 2}, "not in the model: decoder.layers.2"),
     ],
 )

@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from detectron2.config import LazyCall
@@ -52,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ".yaml or .py file with `train` and `val`, each with `json` and `images` or with `voc` and "
         "`split`",
     )
+    group.add_argument(
+        "--test",
+        nargs="+",
+        default=[],
+        metavar="WHAT",
+        help="further data sets to evaluate on, recognised as --data is; of each the part for "
+        "evaluation, under the name of its folder, as in NAME/bbox/AP",
+    )
 
 
 def own_datasets(
@@ -63,6 +72,9 @@ def own_datasets(
         args: with the options of `add_arguments`.
         classes: those of the config, which data for evaluation alone must have.
 
+    Returns:
+        "train" and "val", or one of them, or nothing; and the data sets of --test by name.
+
     Raises:
         ConfigError: if options are missing or contradict each other.
         DataError: if a file cannot be read, or an object to evaluate on has a class that the
@@ -73,9 +85,11 @@ def own_datasets(
         if parts:
             raise ConfigError(f"--data {args.data} excludes the options --train-... and --val-...")
         parts = recognise(args.data)
+    parts, tests = {part: parts[part] for part in PARTS if part in parts}, _tests(args.test)
+    if tests and "train" in parts and "val" not in parts:
+        parts["val"] = tests.pop(next(iter(tests)))
     datasets = {}
-    for part in (part for part in PARTS if part in parts):
-        sources = parts[part]
+    for part, sources in (parts | tests).items():
         found = read_sources(sources)
         if part == "train" or classes is None:
             classes = list(found.names.values())
@@ -90,6 +104,19 @@ def own_datasets(
         )
         indexed(found, classes, sources[0])
     return datasets
+
+
+def _tests(wanted: Sequence[str]) -> Parts:
+    """Return the sources to evaluate on of further data sets, by the names of their folders."""
+    tests: Parts = {}
+    for what in wanted:
+        path = Path(os.path.abspath(what))
+        name = path.parent.name if path.suffix else path.name
+        if name in (*PARTS, *tests):
+            raise ConfigError(f"--test {what}: the name {name} is taken, another folder name is needed")
+        parts = recognise(what)
+        tests[name] = parts.get("val") or parts["train"]
+    return tests
 
 
 def _category_ids(found: Annotations, classes: Sequence[str]) -> list[Any]:
@@ -107,15 +134,19 @@ def use(cfg: DictConfig, datasets: Mapping[str, DictConfig]) -> None:
     Without data to evaluate on, the evaluator is None.
     """
     for part, dataset in datasets.items():
-        loader = cfg.dataloader[PARTS[part]]
+        loader = cfg.dataloader[PARTS.get(part, "test")]
         kept = cast(dict[str, Any], OmegaConf.to_container(loader.dataset, resolve=False))
         # The key that the data set takes its number of classes from, by default the model's.
         reference = re.fullmatch(r"\$\{([\w.]+)\}", str(kept.get("num_classes")))
         key = reference[1] if reference else "model.num_classes"
         settings = {"filter_empty": kept.get("filter_empty", False), "num_classes": f"${{{key}}}"}
-        loader.dataset = OmegaConf.merge(dataset, settings)
+        dataset = OmegaConf.merge(dataset, settings)
+        if part in PARTS:
+            loader.dataset = dataset
+        else:
+            OmegaConf.update(cfg, "dataloader.more_tests", {part: dataset})
         OmegaConf.update(cfg, key, len(dataset.classes))
-    if datasets and "val" not in datasets:
+    if "train" in datasets and "val" not in datasets:
         cfg.dataloader.test.dataset = cfg.dataloader.train.dataset
         cfg.dataloader.evaluator = None
     elif datasets and not _evaluates_any(cfg.dataloader.evaluator):
