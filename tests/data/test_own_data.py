@@ -1,6 +1,7 @@
 """Own data in one line: its classes reach the model, its keys the config, its faults the user."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from coco_files import SIZE, write_coco
 from command_line import train_net
 from samdetr.data import CocoFiles, DataError, VocFolder, load_own_dataset, own
 from samdetr.engine import ConfigError, configure, load_config, parse_arguments
+from samdetr.validation import test_sets as sets_of
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "configs/mini/sam_detr_smca.py"
@@ -208,3 +210,45 @@ def test_a_name_that_is_taken_is_refused_and_an_own_one_is_replaced(tmp_path):
     load_own_dataset("own_val", first, CLASSES)
     load_own_dataset("own_val", second, ["y", "z", "x"])
     assert MetadataCatalog.get("own_val").json_file == second.json_file
+
+
+def test_the_command_line_adds_data_sets_by_the_names_of_their_folders(tmp_path):
+    folders = [write_parts(tmp_path / name) for name in ("day", "night", "fog")]
+    options = ["--data", folders[0], "--test", *folders[1:]]
+    args = parse_arguments(["--config-file", str(MINI), *map(str, options)])
+    cfg = configure(args)
+    assert list(cfg.dataloader.more_tests) == ["night", "fog"]
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    saved = load_config(str(tmp_path / "config.yaml"))
+    found = {name: x for name, x in sets_of(saved)}
+    for name, dataloader in found.items():
+        records = instantiate(dataloader.test.dataset)
+        assert {Path(x["file_name"]).parents[1].name for x in records} == {name or "day"}
+        assert [x["category_id"] for r in records for x in r["annotations"]] == [1, 0]
+    assert found["night"].evaluator.dataset_name == "own_night"
+    assert found["night"].evaluator.output_dir.endswith("inference/night")
+
+
+def write_parts(folder):
+    """A Roboflow export, to train and to evaluate on."""
+    for part in ("train", "valid"):
+        folder.joinpath(part).mkdir(parents=True)
+        file, images = write_coco(
+            folder / "files",
+            [[{"category_id": 2, "bbox": [5, 5, 9, 9]}, {"bbox": [1, 2, 8, 7]}], []],
+        )
+        shutil.copytree(images, folder / part, dirs_exist_ok=True)
+        shutil.copy(file, folder / part / "_annotations.coco.json")
+    shutil.rmtree(folder / "files")
+    return folder
+
+
+def test_two_folders_of_one_name_and_none_to_evaluate_on(tmp_path):
+    one, other = (write_parts(tmp_path / name / "night") for name in ("a", "b"))
+    args = ["--config-file", str(MINI), "--data", str(one), "--test", str(one), str(other)]
+    with pytest.raises(ConfigError, match="night"):
+        configure(parse_arguments(args))
+    shutil.rmtree(one / "valid")
+    cfg = configure(parse_arguments([*args[:5], str(other)]))
+    assert cfg.dataloader.test.dataset.names == "own_val"  # there was none
+    assert str(other) in str(cfg.dataloader.test.dataset.source)

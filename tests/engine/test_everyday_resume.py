@@ -4,10 +4,10 @@ import signal
 
 import pytest
 import torch
+from test_engine_resume import signalled
 from torch.testing import assert_close
 
 from interruption import assert_same_run, finish, resumed, start, toy
-from test_engine_resume import signalled
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,11 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage, EventWriter
+from test_engine_training import metrics, run
 
 from samdetr import writers
 from samdetr.engine import ConfigError
 from samdetr.visualize import DetectionPictures
-from test_engine_training import metrics, run
 
 
 @pytest.fixture
@@ -28,15 +28,21 @@ def mlflow(tmp_path, monkeypatch):
     mlflow.end_run()
 
 
+def runs_of(mlflow):
+    experiment = mlflow.get_experiment_by_name("toys").experiment_id
+    return mlflow.MlflowClient().search_runs([experiment])
+
+
 @pytest.mark.slow
 def test_mlflow_has_the_metrics_of_metrics_json_and_goes_on_with_its_run(tmp_path, mlflow):
     folder = tmp_path / "detector"
     run(folder, "train.writers=[mlflow]", "train.max_iter=6")
     run(folder, "train.writers=[mlflow]", "train.max_iter=9", resume=True)
-    (found,) = mlflow.MlflowClient().search_runs([mlflow.get_experiment_by_name("toys").experiment_id])
+    (found,) = runs_of(mlflow)
     assert found.info.run_name == "detector" and found.info.status == "FINISHED"
     history = mlflow.MlflowClient().get_metric_history(found.info.run_id, "total_loss")
-    written = {row["iteration"]: row["total_loss"] for row in metrics(folder) if "total_loss" in row}
+    rows = metrics(folder)
+    written = {row["iteration"]: row["total_loss"] for row in rows if "total_loss" in row}
     assert {x.step: x.value for x in history} == pytest.approx(written)
     assert sorted(written) == list(range(9))
     assert found.data.metrics["bbox/AP"] == 50.0
@@ -46,8 +52,7 @@ def test_mlflow_has_the_metrics_of_metrics_json_and_goes_on_with_its_run(tmp_pat
 def test_a_new_run_in_the_same_folder_is_a_new_one_of_mlflow(tmp_path, mlflow):
     for _ in range(2):
         run(tmp_path / "detector", "train.writers=[mlflow]", "train.max_iter=2")
-    experiment = mlflow.get_experiment_by_name("toys").experiment_id
-    assert len(mlflow.MlflowClient().search_runs([experiment])) == 2
+    assert len(runs_of(mlflow)) == 2
 
 
 @pytest.mark.slow

@@ -113,7 +113,9 @@ def _tests(wanted: Sequence[str]) -> Parts:
         path = Path(os.path.abspath(what))
         name = path.parent.name if path.suffix else path.name
         if name in (*PARTS, *tests):
-            raise ConfigError(f"--test {what}: the name {name} is taken, another folder name is needed")
+            raise ConfigError(
+                f"--test {what}: the name {name} is taken, another folder name is needed"
+            )
         parts = recognise(what)
         tests[name] = parts.get("val") or parts["train"]
     return tests
@@ -140,11 +142,8 @@ def use(cfg: DictConfig, datasets: Mapping[str, DictConfig]) -> None:
         reference = re.fullmatch(r"\$\{([\w.]+)\}", str(kept.get("num_classes")))
         key = reference[1] if reference else "model.num_classes"
         settings = {"filter_empty": kept.get("filter_empty", False), "num_classes": f"${{{key}}}"}
-        dataset = OmegaConf.merge(dataset, settings)
-        if part in PARTS:
-            loader.dataset = dataset
-        else:
-            OmegaConf.update(cfg, "dataloader.more_tests", {part: dataset})
+        place = f"{PARTS[part]}.dataset" if part in PARTS else f"more_tests.{part}"
+        OmegaConf.update(cfg.dataloader, place, OmegaConf.merge(dataset, settings))
         OmegaConf.update(cfg, key, len(dataset.classes))
     if "train" in datasets and "val" not in datasets:
         cfg.dataloader.test.dataset = cfg.dataloader.train.dataset
