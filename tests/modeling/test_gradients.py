@@ -59,10 +59,9 @@ from samdetr.modeling import (
     UnpaddedPooler,
 )
 from samdetr.modeling.backbone import FoldedConv2d
-from samdetr.modeling.ops import attend_tiled
-from samdetr.modeling.ops.attend_tiled import TiledAttention
-from samdetr.modeling.ops.deformable import ShortSoftmax
-from samdetr.modeling.ops.deformable_cpu import EmbeddingBagSampling
+from samdetr.modeling.ops import attend as attend_module
+from samdetr.modeling.ops.attend import TiledAttention
+from samdetr.modeling.ops.deformable import EmbeddingBagSampling, ShortSoftmax
 from samdetr.modeling.position import sine
 from samdetr.structures import AlignedQueries, FeatureLevel, Predictions, Queries, Targets
 
@@ -120,7 +119,7 @@ def strip_inputs(shared: bool) -> list[Tensor]:
     ("padded", "shared", "rows_at_once"), [(True, True, 3), (True, False, 1), (False, True, 100)]
 )
 def test_attention_in_strips(padded, shared, rows_at_once, monkeypatch):
-    monkeypatch.setattr(attend_tiled, "CPU_SCORES", rows_at_once * 5 * HEADS * 3)
+    monkeypatch.setattr(attend_module, "CPU_SCORES", rows_at_once * 5 * HEADS * 3)
 
     def attend(query, key, value, columns, rows):
         if padded:
@@ -207,7 +206,7 @@ SIZES = [(3, 4), (1, 5), (2, 1), (1, 1)]
 
 @pytest.mark.parametrize("chunk", [1, 65_536])
 def test_deformable_sampling_inside_of_maps_and_around_them(chunk, monkeypatch):
-    monkeypatch.setattr("samdetr.modeling.ops.deformable_cpu.CHUNK", chunk)
+    monkeypatch.setattr("samdetr.modeling.ops.deformable.CHUNK", chunk)
     value = torch.randn(2, sum(h * w for h, w in SIZES), 2, 3)
     locations = torch.rand(2, 3, 2, len(SIZES), 4, 2) * 2 - 0.5
     assert_right(

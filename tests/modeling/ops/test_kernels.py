@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from samdetr.modeling.ops import attend_tiled, backends
+from samdetr.modeling.ops import attend as attend_module
+from samdetr.modeling.ops import backends
 from samdetr.modeling.ops.attend import SeparableBias, attend, attend_plain
 
 HEADS, QUERIES = 4, 5
@@ -59,7 +60,7 @@ def results(function, inputs):
 def test_outputs_and_gradients_are_those_of_all_scores_at_once(
     height, width, rows_at_once, shared, backend, monkeypatch
 ):
-    monkeypatch.setattr(attend_tiled, "CPU_SCORES", rows_at_once * width * ROW_SCORES)
+    monkeypatch.setattr(attend_module, "CPU_SCORES", rows_at_once * width * ROW_SCORES)
     inputs = make_inputs(height, width, shared)
     expected = results(everything_at_once, inputs)
     with backends(attend=backend):
@@ -73,7 +74,7 @@ def test_outputs_and_gradients_are_those_of_all_scores_at_once(
 def test_images_whose_scores_fit_together_are_attended_together(
     images_at_once, shared, monkeypatch
 ):
-    monkeypatch.setattr(attend_tiled, "CPU_SCORES", images_at_once * 4 * 3 * ROW_SCORES)
+    monkeypatch.setattr(attend_module, "CPU_SCORES", images_at_once * 4 * 3 * ROW_SCORES)
     inputs = make_inputs(4, 3, shared, images=5)
     expected = results(everything_at_once, inputs)
     for ours, slow in zip(results(attend, inputs), expected, strict=True):
@@ -82,7 +83,7 @@ def test_images_whose_scores_fit_together_are_attended_together(
 
 @pytest.mark.parametrize("sharpness", [1e2, 1e4])
 def test_weights_that_nearly_all_vanish_do_no_harm(sharpness, monkeypatch):
-    monkeypatch.setattr(attend_tiled, "CPU_SCORES", 2 * 3 * ROW_SCORES)
+    monkeypatch.setattr(attend_module, "CPU_SCORES", 2 * 3 * ROW_SCORES)
     inputs = make_inputs(7, 3, sharpness=sharpness, dtype=torch.float64)
     expected = results(everything_at_once, inputs)
     for ours, slow in zip(results(attend, inputs), expected, strict=True):
@@ -94,7 +95,7 @@ def test_weights_that_nearly_all_vanish_do_no_harm(sharpness, monkeypatch):
 
 
 def test_a_strip_without_any_cell_of_the_image_adds_nothing(monkeypatch):
-    monkeypatch.setattr(attend_tiled, "CPU_SCORES", 3 * ROW_SCORES)
+    monkeypatch.setattr(attend_module, "CPU_SCORES", 3 * ROW_SCORES)
     query, key, value, columns, rows = make_inputs(6, 3)
     for outside in (slice(0, 2), slice(4, 6)):
         masked = rows.detach().clone()
@@ -119,7 +120,7 @@ def test_a_query_that_may_look_nowhere_finds_zero_and_moves_nothing():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 12), (2, 4, 1, 12), (5, 12)])
 def test_a_bias_may_be_any_tensor_that_broadcasts(shape, monkeypatch):
-    monkeypatch.setattr(attend_tiled, "CPU_SCORES", 5 * ROW_SCORES)
+    monkeypatch.setattr(attend_module, "CPU_SCORES", 5 * ROW_SCORES)
     query, key, value, *_ = make_inputs(4, 3)
     bias = torch.randn(shape, requires_grad=True)
     grads = []
@@ -134,7 +135,7 @@ def test_a_bias_may_be_any_tensor_that_broadcasts(shape, monkeypatch):
 
 
 def test_nothing_as_large_as_the_scores_is_kept_for_the_backward_pass(monkeypatch):
-    monkeypatch.setattr(attend_tiled, "CPU_SCORES", 20 * ROW_SCORES)
+    monkeypatch.setattr(attend_module, "CPU_SCORES", 20 * ROW_SCORES)
     inputs = make_inputs(20, 20)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):

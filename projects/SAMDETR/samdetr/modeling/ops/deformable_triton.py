@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .deformable_cpu import Sizes
+from .deformable import Sizes
 
 ROWS = 16  # per program
 
