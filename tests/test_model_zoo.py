@@ -49,12 +49,6 @@ def test_an_unknown_name_is_an_error_with_the_nearest(name, nearest):
             function(name)
 
 
-def test_a_package_without_configs_says_where_they_should_be(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_zoo, "FOLDERS", (tmp_path / "a", tmp_path / "b"))
-    with pytest.raises(FileNotFoundError, match="neither in .*a nor in .*b"):
-        model_zoo.list()
-
-
 def test_a_model_has_the_weights_of_the_package_of_a_file_or_random_ones(tmp_path):
     shipped = torch.load(model_zoo.get_checkpoint(MINI))["model"]
     model = model_zoo.get(MINI, device="cpu")

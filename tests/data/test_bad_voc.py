@@ -123,5 +123,5 @@ def test_lists_may_have_one_image_empty_lines_flags_and_subfolders(folder):
 
 
 def test_a_folder_of_another_layout_is_named(folder):
-    with pytest.raises(DataError, match="val.txt is not a file: a Pascal VOC folder has"):
+    with pytest.raises(FileNotFoundError, match=r"ImageSets/Main/val\.txt"):
         VocFolder(str(folder), "val").read()

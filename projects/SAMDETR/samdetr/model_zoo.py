@@ -81,18 +81,8 @@ class Row(NamedTuple):
 
 
 def config_folder() -> Path:
-    """Return the folder of the configs.
-
-    Raises:
-        FileNotFoundError: if the package was installed without them.
-    """
-    for folder in FOLDERS:
-        if (folder / COMMON).is_dir():
-            return folder
-    raise FileNotFoundError(
-        f"the configs of samdetr are neither in {FOLDERS[0]} nor in {FOLDERS[1]}: install the "
-        "package with pip, from its wheel or from a checkout"
-    )
+    """Return the folder of the configs, in an installed package or a checkout."""
+    return next(filter(Path.is_dir, FOLDERS), FOLDERS[0])
 
 
 def names(pattern: str = "*") -> Sequence[str]:
@@ -120,7 +110,9 @@ def get_config_file(name: str) -> str:
     known = names()
     if name not in known:
         nearest = ", ".join(get_close_matches(name, known, n=3, cutoff=0.0))
-        raise UnknownConfigError(f"config {name!r} is not in the zoo, its nearest are {nearest}")
+        raise UnknownConfigError(
+            f"config {name!r} is not in the zoo and not a file; the nearest names are {nearest}"
+        )
     return str(config_folder() / f"{name}.py")
 
 
@@ -145,11 +137,7 @@ def load_any(
         UnknownConfigError: if `config` is neither.
     """
     path = os.fspath(config)
-    if not os.path.isfile(path):
-        try:
-            path = get_config_file(path)
-        except UnknownConfigError as error:
-            raise UnknownConfigError(f"{path} is not a file, and {error}") from None
+    path = path if os.path.isfile(path) else get_config_file(path)
     return load_config(path, overrides, trusted)
 
 

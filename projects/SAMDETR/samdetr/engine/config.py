@@ -284,31 +284,23 @@ def _set(cfg: DictConfig, key: str, value: Any) -> None:
 
 def _check_argument(cfg: DictConfig, key: str) -> None:
     """Refuse a key that is missing in the config, unless it is read or an argument of a call."""
-    if key in KNOWN:
-        return
     parent, _, name = key.rpartition(".")
-    arguments, takes_any = _arguments(OmegaConf.select(cfg, parent) if parent else None)
+    node: Any = OmegaConf.select(cfg, parent) if parent else None
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    target = locate(target) if isinstance(target, str) else target
+    parameters = inspect.signature(target).parameters if callable(target) else {}
+    if key in KNOWN or name in parameters:
+        return
     # `**kwargs` are usually passed on, but a close match is still a misspelling.
-    if name in arguments or takes_any and not difflib.get_close_matches(name, arguments, 1, 0.8):
+    takes_any = any(x.kind is x.VAR_KEYWORD for x in parameters.values())
+    if takes_any and not difflib.get_close_matches(name, [*parameters, *node], 1, 0.8):
         return
     known = [key for key, _ in _items(OmegaConf.to_container(cfg))]
-    known += [f"{parent}.{x}" for x in arguments]
+    known += [f"{parent}.{x}" for x in parameters]
     raise ConfigError(
         f"override {key!r}: the config has no such key, the nearest is {_nearest(key, known)!r} "
         f"(+{key}=... adds a new one)"
     )
-
-
-def _arguments(node: Any) -> tuple[list[str], bool]:
-    """Names of the arguments of a `_target_`, and whether it has `**kwargs`."""
-    target = node.get("_target_") if isinstance(node, DictConfig) else None
-    target = locate(target) if isinstance(target, str) else target
-    if not callable(target):
-        return [], False
-    parameters = inspect.signature(target).parameters.values()
-    names = [x.name for x in parameters if x.kind in (x.POSITIONAL_OR_KEYWORD, x.KEYWORD_ONLY)]
-    takes_any = any(x.kind is x.VAR_KEYWORD for x in parameters)
-    return [*names, *(str(name) for name in node if name not in names)], takes_any
 
 
 def _items(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
