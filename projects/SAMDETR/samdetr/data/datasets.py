@@ -57,8 +57,8 @@ def load_detection_dataset(
 
     Raises:
         DataError: if a data set is not registered, cannot be read, has no images, boxes but none
-            that is usable, repeated image ids or category ids out of range, or if its classes are
-            not those of the model.
+            to train on, no image file, repeated image ids, or category ids or box modes out of
+            range, or if its classes are not those of the model.
         ValueError: if the classes of several data sets differ.
     """
     names = [names] if isinstance(names, str) else list(names)
@@ -143,11 +143,7 @@ def usable(
 ) -> list[Record]:
     """Return the images with their usable boxes, and log what they are and what is missing.
 
-    Args: as for `load_detection_dataset`.
-
-    Raises:
-        DataError: if there is no image, an image id is repeated, a category id or box mode is out
-            of range, there are boxes but none to train on, or no image file exists.
+    Args and errors: as for `load_detection_dataset`.
     """
     records, data = found.records, f"data set '{name}'"
     if not records:

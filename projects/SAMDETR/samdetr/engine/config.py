@@ -106,11 +106,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate overrides from other arguments, since an option of several values would take them.
-
-    Returns:
-        The other arguments, and the overrides.
-    """
+    """Return options and, apart, the overrides that an option of several values would take."""
     words, overrides = list[str](), list[str]()
     for before, word in pairwise(["", *(x for x in arguments if x != "--")]):
         is_override = OVERRIDE.match(word) and not before.startswith("-")  # the option's value

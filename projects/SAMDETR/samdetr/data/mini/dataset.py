@@ -74,7 +74,11 @@ def mini_folder(
     try:
         with file_lock(str(folder)):
             if not folder.is_dir():
-                _generate(folder, parameters, counts)
+                logging.getLogger(__name__).info("Generating the mini data set in %s", folder)
+                unfinished = folder.with_name(folder.name + ".partial")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                write_mini(unfinished, parameters, counts)
+                os.replace(unfinished, folder)
     except OSError as error:
         raise OSError(
             f"cannot generate the mini data set in {folder}: {error}. "
@@ -108,16 +112,6 @@ def write_mini(folder: Path, parameters: SceneParameters, counts: Mapping[Split,
 def _annotation(image_id: int, digit: Digit) -> dict[str, Any]:
     box = {"bbox": list(digit.box), "area": digit.ink.size, "iscrowd": 0}
     return {"image_id": image_id, "category_id": digit.label + 1, **box}
-
-
-def _generate(folder: Path, parameters: SceneParameters, counts: Mapping[Split, int]) -> None:
-    """Generate a set under a temporary name and rename it; the caller holds the lock."""
-    total = sum(counts.values())
-    logging.getLogger(__name__).info(f"Generating the mini data set, {total} images, in {folder}")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_mini(partial, parameters, counts)
-    os.replace(partial, folder)
 
 
 class MiniHandler(PathHandler):
