@@ -63,7 +63,6 @@ def visualize(options: argparse.Namespace) -> list[str]:
     options.output.mkdir(parents=True, exist_ok=True)
     pairs = options.model or [(SHIPPED, model_zoo.get_checkpoint(SHIPPED))]
     models = inspection.load_contestants(pairs, options.device, options.trusted_config)
-    inspection.check_queries(models[0], options.queries)
     records = records or instantiate(models[0].cfg.dataloader.test.dataset)[: options.count]
     written, failures = inspection.draw_images(
         models,

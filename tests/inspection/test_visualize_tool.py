@@ -89,7 +89,6 @@ def test_what_cannot_be_drawn_is_one_sentence(main, photo, tmp_path, capsys):
     cases = {
         f"figures of {photo} and {twin} would have": [photo, twin],
         "query 30: sam_detr_smca has queries 0 to 29": [photo, "--queries", "3", "30"],
-        "a checkpoint is named ''": [photo, "--model", "mini/detr", ""],
         "DeformableCrossAttention samples a few points": [photo, *deformable],
     }
     for start, arguments in cases.items():

@@ -1,13 +1,6 @@
 """Visualisation of the decoder: the attention of every layer, query and head (figures 3 and 5)."""
 
-from .comparison import (
-    Contestant,
-    check_queries,
-    draw_images,
-    image_records,
-    inspect,
-    load_contestants,
-)
+from .comparison import Contestant, draw_images, image_records, inspect, load_contestants
 from .drawing import draw_heads, draw_layers, save_figure, write_page
 from .views import (
     ImageView,

@@ -11,7 +11,6 @@ from detectron2.data import DatasetMapper
 from omegaconf import DictConfig
 
 from .. import model_zoo
-from ..checkpoint import CheckpointError
 from ..errors import InputError
 from ..model_zoo import load
 from ..modeling import SAMDETR
@@ -53,8 +52,6 @@ def load_contestants(
     contestants = []
     for (config, checkpoint), stem in zip(pairs, stems):
         cfg = model_zoo.load_any(config, trusted=trusted)
-        if not checkpoint:
-            raise CheckpointError("a checkpoint is named '', expected a file or a URL")
         model, metadata = load(cfg, checkpoint, device)
         check_attention(model.eval())
         name = stem if stems.count(stem) == 1 else f"{stem} {Path(checkpoint).stem}"
@@ -95,18 +92,15 @@ def inspect(
 
     Raises:
         OSError: if the image cannot be read.
-        InputError: if the predictions of a model are not finite.
+        InputError: if the first model has no such query.
     """
     entries = [x.mapper(record) for x in contestants]
     seen = [observe(x.model, [entry]) for x, entry in zip(contestants, entries)]
-    for contestant, observation in zip(contestants, seen):
-        if not all(x.isfinite().all() for x in observation.predictions):
-            raise InputError(
-                f"{contestant.name} predicts NaN or infinity: its training has diverged"
-            )
-    first = contestants[0].model
+    first, last = contestants[0], contestants[0].model.num_queries - 1
     objects = []
-    for query in queries or best_queries(first, seen[0], count):
+    for query in queries or best_queries(first.model, seen[0], count):
+        if not 0 <= query <= last:
+            raise InputError(f"query {query}: {first.name} has queries 0 to {last}")
         box = corners(seen[0].predictions.boxes[-1, 0, query])
         chosen = [query]
         chosen += [same_object(x.model, y, box) for x, y in zip(contestants[1:], seen[1:])]
@@ -115,16 +109,8 @@ def inspect(
             for x, y, index in zip(contestants, seen, chosen)
         ]
         objects.append(views)
-    picture = to_picture(entries[0]["image"], first.input_format)
+    picture = to_picture(entries[0]["image"], first.model.input_format)
     return ImageView(Path(record["file_name"]).name, picture, objects)
-
-
-def check_queries(contestant: Contestant, queries: Sequence[int]) -> None:
-    """Raise InputError unless the model has queries of these indices."""
-    last = contestant.model.num_queries - 1
-    for query in queries:
-        if not 0 <= query <= last:
-            raise InputError(f"query {query}: {contestant.name} has queries 0 to {last}")
 
 
 def draw_images(
