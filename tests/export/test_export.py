@@ -17,7 +17,6 @@ from samdetr.export.graph import INPUTS, OUTPUTS, DetectionGraph
 
 MINI = Path(__file__).parents[2] / "configs/mini"
 VARIANTS = (  # a config for each kind of attention, prior, query, head and sampling
-    "sam_detr",
     "sam_detr_smca",
     "sam_detr_pp_smca_dn",
     "detr",
@@ -121,25 +120,31 @@ def test_every_variant_agrees_as_torchscript(name, tmp_path):
     assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
-@pytest.mark.slow
-def test_several_levels_agree_as_pt2_for_one_image_with_both_ends_outside(tmp_path, monkeypatch):
-    modules, extra = [], {DESCRIPTION: ""}
+@pytest.fixture
+def loaded(monkeypatch):
+    """The last .pt2 file that was loaded, which takes its time, and its description."""
+    found, extra = {}, {DESCRIPTION: ""}
 
     def load(path):
-        modules.append(torch.export.load(path, extra_files=extra).module())
-        return modules[-1]
+        found["module"] = torch.export.load(path, extra_files=extra).module()
+        found["description"] = json.loads(extra[DESCRIPTION])
+        return found["module"]
 
-    path = tmp_path / "detector.pt2"
-    once = formats_module.FORMATS[".pt2"]._replace(load=load)  # it takes its time as well
-    monkeypatch.setitem(formats_module.FORMATS, ".pt2", once)
+    kept = formats_module.FORMATS[".pt2"]._replace(load=load)
+    monkeypatch.setitem(formats_module.FORMATS, ".pt2", kept)
+    return found
+
+
+@pytest.mark.slow
+def test_several_levels_agree_as_pt2_for_one_image_with_both_ends_outside(tmp_path, loaded):
     model = build_detector(shallow_with_two_levels(load_config(str(MINI / "sam_detr_pp.py")).model))
     # Traced for any number of images it takes twice the time: that is for a single level, below.
     settings = Settings("outside", "outside", any_batch=False, sizes=SIZES)
+    path = tmp_path / "detector.pt2"
     checks = export_model(model, [path], settings, {"classes": ["a"]}, report=[].append)
     assert all(x.difference.scores < 1e-4 and x.difference.pixels < 1e-2 for x in checks)
 
-    (module,) = modules
-    description = json.loads(extra[DESCRIPTION])
+    module, description = loaded["module"], loaded["description"]
     assert description["classes"] == ["a"] and description["top_k"] == "outside"
     boxes, scores = module(torch.randn(1, 3, 90, 75), torch.zeros(1, 90, 75, dtype=torch.bool))
     assert boxes.shape == (1, 30, 4) and scores.shape == (1, 30, 10)
@@ -149,14 +154,13 @@ def test_several_levels_agree_as_pt2_for_one_image_with_both_ends_outside(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_pt2_file_takes_any_number_of_images(tmp_path):
-    path = tmp_path / "detector.pt2"
+def test_a_pt2_file_takes_any_number_of_images(tmp_path, loaded):
     model = make_detector("detr", *SHALLOW, "model.decoder.levels=[0]")
-    checks = export_model(model, [path], Settings(sizes=SIZES), report=[].append)
+    files = [tmp_path / "detector.pt2"]
+    checks = export_model(model, files, Settings(sizes=SIZES), report=[].append)
     assert [x.sizes for x in checks] == [*([x] for x in SIZES), SIZES[:2]]
-    module = torch.export.load(path).module()
     images, sizes = torch.zeros(3, 3, 96, 80, dtype=torch.uint8), torch.tensor([[96, 80]] * 3)
-    assert len(module(images, sizes)[0]) == 3
+    assert len(loaded["module"](images, sizes)[0]) == 3
 
 
 @pytest.mark.slow
@@ -170,5 +174,5 @@ def test_a_file_that_disagrees_is_an_error_and_does_not_replace_another(tmp_path
     wrong = formats_module.FORMATS[".ts"]._replace(load=load_wrong)
     monkeypatch.setitem(formats_module.FORMATS, ".ts", wrong)
     with pytest.raises(DisagreementError, match="detector.ts, 72x96: scores differ by 1.0e-01"):
-        export_model(make_detector("sam_detr"), [path], Settings(sizes=SIZES), report=[].append)
+        export_model(make_detector("detr"), [path], Settings(sizes=SIZES), report=[].append)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -17,19 +17,13 @@ from samdetr import convert
 from samdetr.structures import Predictions
 
 ROOT = Path(__file__).parents[2]
-PARAMETERS = {  # of the official training logs
+PARAMETERS = {  # of the official training logs; dilation changes none
     "sam_detr_r50_12ep": 58_074_058,
     "sam_detr_r50_smca_12ep": 58_123_306,
     "sam_detr_r50_50ep": 58_073_546,
     "sam_detr_r50_smca_50ep": 58_122_794,
-    "sam_detr_r50_dc5_12ep": 58_074_058,
-    "sam_detr_r50_dc5_smca_12ep": 58_123_306,
-    "sam_detr_r50_dc5_50ep": 58_073_546,
-    "sam_detr_r50_dc5_smca_50ep": 58_122_794,
     "sam_detr_pp_r50_12ep": 54_972_298,
-    "sam_detr_pp_r50_50ep": 54_972_298,
     "sam_detr_pp_r50_smca_12ep": 55_021_546,
-    "sam_detr_pp_r50_smca_50ep": 55_021_546,
 }
 
 
