@@ -91,7 +91,7 @@ def test_a_missing_file_and_a_missing_part_are_named(tmp_path):
         load_config(str(config))
     text = tmp_path / "config.txt"
     text.write_text("")
-    with pytest.raises(ConfigError, match=r"must be a \.py or \.yaml file"):
+    with pytest.raises(ConfigError, match=r"config\.txt cannot be read: expected keys and values"):
         load_config(str(text))
 
 

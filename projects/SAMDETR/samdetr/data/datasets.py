@@ -149,7 +149,12 @@ def usable(
     if not records:
         raise DataError(f"{data} has no images")
     classes = MetadataCatalog.get(name).get("thing_classes") or []
-    bound = _number_of_classes(name, num_classes)
+    bound = len(classes) or num_classes or math.inf
+    if num_classes not in (None, bound):
+        raise DataError(
+            f"{data} has {bound} categories, and the model has num_classes={num_classes}: set "
+            f"model.num_classes={bound}, or choose another data set"
+        )
     ids, boxes, untrained = set(), 0, list[tuple[str, str]]()
     for index, record in enumerate(records):
         image = f"{data}: image {index}, {record['file_name']}"
@@ -169,25 +174,14 @@ def usable(
     _report(f"classes have no box in {data}", len(classes), without)
     for doubt, count in found.doubts.items():
         logger.warning("%s: %d %s", data, count, doubt)
-    logger.info("%s: %d images, %d boxes, %d classes", data, len(records), boxes, len(classes))
-    _box_counts[name] = [len(record["annotations"]) for record in records]
+    numbers = _box_counts[name] = [len(record["annotations"]) for record in records]
+    sizes = len(records), sum(numbers), len(classes)
+    logger.info("%s: %d images, %d boxes, %d classes", data, *sizes)
     if filter_empty:
         records = filter_images_with_only_crowd_annotations(records)
     if classes:
         print_instances_class_histogram(records, classes)
     return records
-
-
-def _number_of_classes(name: str, num_classes: int | None) -> float:
-    """Return the number of categories of a data set, which must be that of the model."""
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    number = num_classes if classes is None else len(classes)
-    if num_classes not in (None, number):
-        raise DataError(
-            f"data set '{name}' has {number} categories, and the model has num_classes="
-            f"{num_classes}: set model.num_classes={number}, or choose another data set"
-        )
-    return math.inf if number is None else number
 
 
 def _drop_unusable(record: Record, num_classes: float, image: str) -> list[tuple[str, str]]:

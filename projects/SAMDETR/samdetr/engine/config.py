@@ -160,8 +160,6 @@ def load_config(path: str, overrides: Sequence[str] = (), trusted: bool = False)
     """
     if not PathManager.isfile(path):
         raise ConfigError(f"--config-file {path!r} is not a file")
-    if not path.endswith((".py", ".yaml", ".yml")):
-        raise ConfigError(f"--config-file {path!r} must be a .py or .yaml file")
     try:
         if path.endswith(".py"):
             cfg = _read_python(path)

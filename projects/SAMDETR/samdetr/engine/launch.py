@@ -103,11 +103,7 @@ def _join(place: Place) -> None:
 
 
 def share_cores() -> None:
-    """Divide the threads of torch among the processes of this machine.
-
-    By default every process uses a thread per core, which oversubscribes a CPU. torchrun avoids the
-    same by setting OMP_NUM_THREADS.
-    """
+    """Divide torch's threads, by default one per core, among the processes of this machine."""
     if comm.get_local_size() > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
 
