@@ -211,18 +211,14 @@ def resizing(cfg: DictConfig) -> dict[str, int] | None:
     """Return `short_edge` and `max_size` of the config's test images; None if not resized."""
     for augmentation in map(instantiate, cfg.dataloader.test.mapper.get("augmentations", [])):
         if isinstance(augmentation, ResizeShortestEdge) and augmentation.short_edge_length[0]:
-            short_edge, max_size = augmentation.short_edge_length[0], augmentation.max_size
-            return {"short_edge": short_edge, "max_size": max_size}
+            edge = augmentation.short_edge_length[0]
+            return {"short_edge": edge, "max_size": augmentation.max_size}
     return None
 
 
 def resized(size: tuple[int, int], resize: Mapping[str, int] | None) -> tuple[int, int]:
     """Return a size after `resizing`."""
-    if resize is None:
-        return size
-    edges = resize["short_edge"], resize["max_size"]
-    height, width = ResizeShortestEdge.get_output_shape(*size, *edges)
-    return height, width
+    return ResizeShortestEdge.get_output_shape(*size, *resize.values()) if resize else size
 
 
 def _check_model(model: nn.Module) -> SAMDETR:
