@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -37,18 +37,16 @@ def save_model(
         author: `__author__` of the file.
         matching_heuristics: ask Detectron2 to match names by their suffixes, as a backbone without
             the prefix `backbone.` needs.
-        description: description of the model, in the metadata of `.safetensors`.
+        description: description of the model.
 
     Raises:
         ConversionError: if there is no such format.
         OSError: if the file cannot be written; a previous one is then unchanged.
     """
     write = FORMATS[check_format(path, file_format)]
-    extras: dict[str, Any] = {"__author__": author}
-    if matching_heuristics:
-        extras[HEURISTICS] = True
+    extras = {"__author__": author, "description": description, HEURISTICS: matching_heuristics}
     with replacing(Path(path)) as file:
-        write(dict(weights), file, extras, description)
+        write(dict(weights), file, {name: x for name, x in extras.items() if x})
 
 
 def half_precision(weights: Mapping[str, Tensor]) -> StateDict:
@@ -64,26 +62,25 @@ def check_format(path: str | Path, file_format: str = "") -> str:
     return file_format
 
 
-def _write_torch(weights: StateDict, file: IO[bytes], extras: dict, description: str) -> None:
+def _write_torch(weights: StateDict, file: IO[bytes], extras: dict) -> None:
     torch.save({"model": weights, **extras}, file)
 
 
-def _write_pickle(weights: StateDict, file: IO[bytes], extras: dict, description: str) -> None:
+def _write_pickle(weights: StateDict, file: IO[bytes], extras: dict) -> None:
     # NumPy has no bfloat16; float32 represents it exactly.
     exact = {k: v.float() if v.dtype is torch.bfloat16 else v for k, v in weights.items()}
     pickle.dump({"model": {k: v.numpy() for k, v in exact.items()}, **extras}, file)
 
 
-def _write_safetensors(weights: StateDict, file: IO[bytes], extras: dict, description: str) -> None:
+def _write_safetensors(weights: StateDict, file: IO[bytes], extras: dict) -> None:
     from safetensors.torch import save  # an extra: pip install samdetr[convert]
 
     # The format refuses tensors that share memory.
     own = {k: v.clone(memory_format=torch.contiguous_format) for k, v in weights.items()}
-    texts = {"format": "pt", "description": description, **{k: str(v) for k, v in extras.items()}}
-    file.write(save(own, {k: v for k, v in texts.items() if v}))
+    file.write(save(own, {"format": "pt", **{k: str(v) for k, v in extras.items()}}))
 
 
-FORMATS: dict[str, Callable[[StateDict, IO[bytes], dict, str], None]] = {
+FORMATS: dict[str, Callable[[StateDict, IO[bytes], dict], None]] = {
     "pth": _write_torch,
     "pkl": _write_pickle,
     "safetensors": _write_safetensors,
