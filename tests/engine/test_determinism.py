@@ -12,7 +12,7 @@ from samdetr.randomness import seed_all, seeded, use_deterministic_algorithms
 
 pytestmark = pytest.mark.slow
 
-DETERMINISTIC = "train.deterministic=true"
+DETERMINISTIC = ("train.deterministic=true", "train.max_iter=6")
 
 
 def draw():
@@ -32,12 +32,12 @@ def torchs_own_algorithms():
 def deterministic(tmp_path_factory):
     """The output folder of a deterministic training of a small model."""
     folder = tmp_path_factory.mktemp("deterministic")
-    assert finish(resumed(mini(folder, DETERMINISTIC))) == [0]
+    assert finish(resumed(mini(folder, *DETERMINISTIC))) == [0]
     return folder
 
 
 def test_the_weights_do_not_depend_on_the_number_of_workers(tmp_path, deterministic):
-    cfg = mini(tmp_path, DETERMINISTIC)
+    cfg = mini(tmp_path, *DETERMINISTIC)
     cfg.dataloader.train.num_workers = 2
     assert finish(resumed(cfg)) == [0]
     assert_same_run(tmp_path, deterministic)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -101,6 +101,7 @@ LOGITS = st.sampled_from([0.0, 1.0, -1.0, 11.6, -11.6, 17.0, -17.0, 90.0, -90.0,
 LOGITS |= st.floats(-1e4, 1e4)
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(
     *(st.sampled_from(DECODERS), st.sampled_from(DTYPES), st.booleans()),
     st.lists(LOGITS, min_size=4, max_size=4),

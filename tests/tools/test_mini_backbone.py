@@ -93,7 +93,7 @@ def test_the_script_learns_from_scratch_and_writes_a_file_that_loads(tmp_path, m
     file = tmp_path / "backbone.pth"
     # Larger digits on smaller crops are learnt within seconds.
     pretrain_mini_backbone.main(
-        [f"--output={file}", "--crops=700", "--held-out=200", "--epochs=4", "--batch-size=8"]
+        [f"--output={file}", "--crops=550", "--held-out=200", "--epochs=4", "--batch-size=8"]
         + ["--learning-rate=1e-3", "--size=40", "--min-height=26", "--max-height=32"]
     )
     printed = capsys.readouterr().out.splitlines()
