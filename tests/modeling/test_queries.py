@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from conftest import assert_gradients_reach_all, make_model, make_pyramid
 from samdetr.checkpoint import Checkpointer
+from samdetr.errors import MissingCheckpointError
 from samdetr.modeling import (
     CentredReference,
     CheckpointReference,
@@ -65,7 +66,7 @@ def test_a_checkpoint_has_the_fixed_references_so_that_their_source_may_go(tmp_p
 
 
 def test_a_checkpoint_that_is_not_there_is_named():
-    with pytest.raises(FileNotFoundError, match="path='nowhere.pth' is not a file"):
+    with pytest.raises(MissingCheckpointError, match=r"nowhere\.pth is not a file"):
         CheckpointReference(5, 8, "nowhere.pth")
 
 

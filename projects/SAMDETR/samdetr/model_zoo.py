@@ -33,7 +33,7 @@ from torch import nn
 from .checkpoint import Checkpointer
 from .data.datasets import metadata_of
 from .engine import ConfigError, build_model, load_config
-from .errors import refusing
+from .errors import MissingCheckpointError, refusing
 from .modeling.layers import meta_device
 
 PACKAGE = Path(__file__).parent
@@ -235,7 +235,7 @@ def _parameters(cfg: DictConfig) -> int | None:
     try:
         with meta_device():
             model = instantiate(cfg.model)
-    except FileNotFoundError:  # `CheckpointReference` reads its boxes in the constructor
+    except MissingCheckpointError:  # `CheckpointReference` reads its boxes in the constructor
         return None
     return sum(x.numel() for x in model.parameters() if x.requires_grad)
 

@@ -8,12 +8,10 @@ Shapes: B images, N queries, C channels.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from ..checkpoint import load_file
@@ -110,7 +108,7 @@ class CheckpointReference(FixedReference):
         path: checkpoint of a model with `LearnedReference` and as many queries.
 
     Raises:
-        FileNotFoundError: if `path` is not a file.
+        CheckpointError: if `path` is not a checkpoint.
         ValueError: if it holds no learned reference boxes, or another number of them.
     """
 
@@ -126,10 +124,7 @@ class CheckpointReference(FixedReference):
 
 def read_reference(path: str) -> Tensor:
     """Read the (N, 4) reference boxes of a checkpoint, as float32 logits."""
-    file = PathManager.get_local_path(path)
-    if not os.path.isfile(file):
-        raise FileNotFoundError(f"path={path!r} is not a file, must be a checkpoint with {LEARNED}")
-    state = load_file(file, {LEARNED: torch.empty(0, 4)})["model"]
+    state = load_file(path, {LEARNED: torch.empty(0, 4)})["model"]
     if LEARNED not in state:
         raise ValueError(
             f"path={path!r} has no {LEARNED}, must be a checkpoint of a SAM-DETR with learned "
