@@ -57,6 +57,7 @@ def test_config_survives_a_yaml_round_trip_and_builds(name, tmp_path):
     assert (tmp_path / "again.yaml").read_text() == (tmp_path / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COCO)
 def test_recipe_is_that_of_section_5_1(name):
     cfg = load(f"coco/{name}")

@@ -168,7 +168,6 @@ def check_gradient(name: str, gradient: Tensor, norm: float, dot: float) -> None
         assert gradient.norm().item() < 1e-3, name
 
 
-@pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize("config", PARAMETERS)
 def test_parameter_count_is_that_of_the_official_logs(config):
     with torch.device("meta"):

@@ -108,6 +108,7 @@ def test_every_model_detects_in_16_and_64_bits_what_it_does_in_32(name):
             assert (x >= 0).all() and (x <= width).all() and (y >= 0).all() and (y <= height).all()
 
 
+@pytest.mark.slow
 def test_the_shipped_model_keeps_its_scores_and_boxes_in_every_precision():
     files = sorted(IMAGES.glob("*.png"))[:4]
     wanted = Predictor(MINI, device="cpu", threshold=0, batch_size=4)(files)
