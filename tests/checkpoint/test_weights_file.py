@@ -208,3 +208,21 @@ def test_a_wrapped_checkpoint_gives_reference_boxes(tmp_path):
     boxes = torch.rand(5, 4)
     torch.save({"ema": {f"module.{LEARNED}": boxes, "x": torch.ones(9)}}, tmp_path / "file.pth")
     torch.testing.assert_close(read_reference(str(tmp_path / "file.pth")), boxes)
+
+
+def test_the_names_of_a_part_get_its_prefix_if_most_of_a_file_is_of_it(tmp_path):
+    model = nn.ModuleDict(
+        {"body": nn.ModuleDict({"net": nn.Linear(2, 3)}), "head": nn.Linear(3, 2)}
+    )
+    names = {key: torch.zeros(()) for key in ("net.weight", "net.bias", "fc.weight")}
+    found = load_names(tmp_path, names, model)
+    assert found == {"body.net.weight", "body.net.bias", "body.fc.weight"}
+    others = dict.fromkeys(("a", "b"), torch.zeros(()))
+    assert load_names(tmp_path, {**names, **others}, model) == {*names, *others}
+    whole = model.state_dict()
+    assert load_names(tmp_path, whole, model) == set(whole)
+
+
+def load_names(folder, weights, model):
+    torch.save(dict(weights), folder / "file.pth")
+    return set(load_file(folder / "file.pth", model.state_dict())["model"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.modeling import SimpleFeaturePyramid, SwinTransformer, ViT
 from safetensors.torch import save_file
@@ -284,6 +285,9 @@ def test_pixel_statistics_other_than_those_of_the_weights_are_told(log):
         (dict(name="resnet18", out_features=[]), r"out_features is \[\]"),
         (dict(name="vit_tiny_patch16_224", out_features=["p6"], **VIT), "'p2', 'p3', 'p4', 'p5'"),
         (dict(name="resnet18", norm="GN"), "norm is 'GN'"),
+        (dict(name="hf-hub:someone/pickle", pretrained=True), "which timm does not have"),
+        (dict(name="resnet18", checkpoint_path="pickle.pth"), "set train.init_checkpoint"),
+        (dict(name="resnet18", pretrained_cfg_overlay={"file": "x"}), "set train.init_checkpoint"),
     ],
 )
 def test_values_it_cannot_have_are_refused(arguments, message):
@@ -305,6 +309,21 @@ def test_a_failed_download_is_one_sentence(monkeypatch):
     message = r"weights of resnet18 \(no network\): .* train.init_checkpoint"
     with pytest.raises(MissingCheckpointError, match=message):
         TimmBackbone("resnet18", pretrained=True)
+
+
+def test_the_lines_of_the_documentation_fit_a_config():
+    page = (MINI.parents[1] / "docs/adding_a_variant.md").read_text()
+    blocks = re.findall(
+        r"^```python\n(model\.backbone = .*?|optimizer\..*?)^```$", page, re.M | re.S
+    )
+    cfg = load_config(str(MINI.parent / "coco/sam_detr_pp_r50_smca_dn_12ep.py"))
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {**cfg, "L": L, "TimmBackbone": TimmBackbone, "LayerDecay": LayerDecay})
+    with meta_device():
+        instantiate(cfg.model)
+    assert instantiate(cfg.optimizer.params.lr_factor_func)("backbone.blocks.11.x") == 0.7
+    assert cfg.train.init_checkpoint == "model.safetensors"
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "Swin", "ViTDet"])

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from ..errors import MissingCheckpointError
 
 PYRAMID_SCALES = (4.0, 2.0, 1.0, 0.5)  # of Detectron2's SimpleFeaturePyramid
+# Arguments of timm that name files or repositories: a config of a stranger must not load pickles.
+SOURCES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 
 
 class TimmBackbone(Backbone):
@@ -61,6 +63,8 @@ class TimmBackbone(Backbone):
         super().__init__()
         if norm not in ("FrozenBN", ""):
             raise ValueError(f"norm is {norm!r}, must be 'FrozenBN' or ''")
+        if sources := SOURCES.intersection(settings):
+            raise ValueError(f"{sources} is not accepted: set train.init_checkpoint to the file")
         lists = {key: [*x] for key, x in settings.items() if isinstance(x, ListConfig)}
         model = build_model(name, pretrained, {**settings, **lists})
         self.pixel_mean = [255 * x for x in model.pretrained_cfg["mean"]]  # RGB, of the weights
@@ -88,12 +92,12 @@ class TimmMaps(Backbone):
     """Maps of a timm model at its own strides.
 
     Args:
-        model: whose unneeded layers are removed, in place.
+        model: timm model, whose unneeded layers are removed, in place.
         indices: of the maps in `model.feature_info`, by the name to give them.
         norm: whether the last norm of a transformer is applied to the maps.
     """
 
-    def __init__(self, model: nn.Module, indices: Mapping[str, int], norm: bool):
+    def __init__(self, model: Any, indices: Mapping[str, int], norm: bool):
         super().__init__()
         infos = {name: model.feature_info[i] for name, i in indices.items()}
         self._out_features = [*indices]
@@ -116,7 +120,7 @@ def level_name(stride: float) -> str:
     return f"p{int(math.log2(stride))}"
 
 
-def build_model(name: str, pretrained: bool, settings: Mapping[str, Any]) -> nn.Module:
+def build_model(name: str, pretrained: bool, settings: Mapping[str, Any]) -> Any:
     """Build a timm model without classifier for images of any size; see `TimmBackbone`."""
     try:
         import timm  # an extra
@@ -140,7 +144,7 @@ def build_model(name: str, pretrained: bool, settings: Mapping[str, Any]) -> nn.
         ) from error
 
 
-def build_maps(model: nn.Module, out_features: Sequence[str], pyramid_dim: int) -> Backbone:
+def build_maps(model: Any, out_features: Sequence[str], pyramid_dim: int) -> Backbone:
     """Return the maps of a timm model, or a simple feature pyramid if it has one stride."""
     own = {level_name(x["reduction"]): i for i, x in enumerate(model.feature_info)}
     if len(own) > 1:
@@ -160,7 +164,7 @@ def chosen(available: Mapping[str, Any], out_features: Sequence[str]) -> dict[st
     return {name: x for name, x in available.items() if name in out_features}
 
 
-def freeze(model: nn.Module, stages: int, norm: str) -> None:
+def freeze(model: Any, stages: int, norm: str) -> None:
     """Freeze the first stages of a timm model, and its batch norms; see `TimmBackbone`."""
     from timm.layers import freeze_batch_norm_2d
     from timm.models import group_parameters
