@@ -127,6 +127,15 @@ def test_own_data_starts_from_any_config(tmp_path, config, key):
     assert cfg.dataloader.evaluator.dataset_name == "own_val"
 
 
+def test_files_and_a_voc_folder_are_joined_by_their_classes(tmp_path):
+    train, voc = write(tmp_path / "a", names=("newt", "cat", "fox")), write_voc(tmp_path / "b")
+    dataset = config_of(*options(train), *options(voc)).dataloader.train.dataset
+    assert list(dataset.classes) == ["cat", "fox", "newt", "dog"]
+    records = instantiate(dataset)
+    found = [classes_of(x, dataset.classes) for x in records]
+    assert found == [["newt", "cat"], [], ["dog", "cat", "newt"], []]
+
+
 @pytest.mark.parametrize("suffix", ["yaml", "py"])
 def test_a_file_says_the_same_as_the_options_from_its_own_folder(tmp_path, suffix):
     train, val = write(tmp_path / "train"), write_voc(tmp_path / "val", split="2012")

@@ -137,8 +137,7 @@ def load_any(
         UnknownConfigError: if `config` is neither.
     """
     path = os.fspath(config)
-    path = path if os.path.isfile(path) else get_config_file(path)
-    return load_config(path, overrides, trusted)
+    return load_config(path if os.path.isfile(path) else get_config_file(path), overrides, trusted)
 
 
 def get_checkpoint(name: str) -> str | None:

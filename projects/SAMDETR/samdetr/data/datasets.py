@@ -164,8 +164,8 @@ def usable(
         boxes += len(record["annotations"])
         untrained += _drop_unusable(record, bound, image)
     kinds = Counter(kind for kind, _ in untrained)
-    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    _report(f"boxes of {data} are not trained on, {counts}", boxes, [x for _, x in untrained])
+    what = f"boxes of {data} are not trained on, {', '.join(f'{kinds[x]} {x}' for x in kinds)}"
+    _report(what, boxes, [place for _, place in untrained])
     files = [record["file_name"] for record in records]
     missing = [x for x in files if "://" not in x and not os.path.isfile(x)]
     _report(f"image files of {data} do not exist", len(files), missing)
@@ -175,8 +175,7 @@ def usable(
     for doubt, count in found.doubts.items():
         logger.warning("%s: %d %s", data, count, doubt)
     numbers = _box_counts[name] = [len(record["annotations"]) for record in records]
-    sizes = len(records), sum(numbers), len(classes)
-    logger.info("%s: %d images, %d boxes, %d classes", data, *sizes)
+    logger.info(f"{data}: {len(records)} images, {sum(numbers)} boxes, {len(classes)} classes")
     if filter_empty:
         records = filter_images_with_only_crowd_annotations(records)
     if classes:

@@ -169,8 +169,7 @@ def load_config(path: str, overrides: Sequence[str] = (), trusted: bool = False)
         line = error.__cause__ if isinstance(error, SyntaxError) else None  # Detectron2 omits it
         reason = " ".join(f"{error} {line or ''}".split())
         raise ConfigError(f"--config-file {path} cannot be read: {reason}") from error
-    lacking = [key for key in REQUIRED if OmegaConf.select(cfg, key, default=NOWHERE) is NOWHERE]
-    if lacking:
+    if lacking := [x for x in REQUIRED if OmegaConf.select(cfg, x, default=NOWHERE) is NOWHERE]:
         raise ConfigError(
             f"{path} lacks {', '.join(lacking)}; configs/common/ has parts to import them from"
         )
