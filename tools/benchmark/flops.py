@@ -159,7 +159,7 @@ def analyze(model: nn.Module, sizes: Sequence[tuple[int, int]] = COCO_SIZES) -> 
     for name, parameter in model.named_parameters():
         parts[part_of(name.rpartition(".")[0])][0] += parameter.numel() * parameter.requires_grad
     for size in sizes:
-        image = 255 * torch.rand(3, *size, device=device)
+        image = 255 * torch.rand(len(getattr(model, "pixel_mean", "RGB")), *size, device=device)
         for name, flops in count_parts(model, [{"image": image}]).items():
             parts[name][1] += flops / len(sizes)
     return Analysis({name: Part(int(x), y) for name, (x, y) in parts.items() if x or y})

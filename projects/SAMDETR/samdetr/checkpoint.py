@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import CheckpointError, ConfigError
 from .weights_file import HEURISTICS, load_file, reason
@@ -230,18 +230,24 @@ class InitialCheckpointer(Checkpointer):
         own = self.model.state_dict()
         initial = {name: x.clone() for name, x in own.items() if name.startswith(self.new[:-1])}
         weights, kept = checkpoint["model"], {}
+        channels = len(getattr(self.model, "pixel_mean", range(3)))
+        for name, x in weights.items() if channels != 3 else ():
+            if x.ndim == 4 and x.shape[1] == 3:
+                weights[name], how = adapted_stem(torch.as_tensor(x), channels)
+                kept[name] = f"{name} is adapted from 3 to {channels} channels by {how}"
         for name in [x for x in weights if x.startswith(OF_QUERIES) and x in own]:
             given, rows = torch.as_tensor(weights[name]), own[name].clone()
             if given.shape[1:] == rows.shape[1:] and len(given) != len(rows):
                 count = min(len(given), len(rows))
                 rows[:count] = given[:count]
-                weights[name], kept[name] = rows, f"{count} of {len(given)} rows of {name}"
+                weights[name], kept[name] = rows, f"{count} of {len(given)} rows of {name} are used"
         found = super()._load_model(checkpoint)
         for name, x in initial.items():  # not by load_state_dict: frozen norms fill what it lacks
             own[name].copy_(x)
-        if initial or kept:
-            parts = [f"initial values stay in {', '.join(initial)}"] if initial else []
-            self.logger.info("Of the file %s", "; ".join([*kept.values(), *parts]))
+        if initial:
+            kept[""] = f"initial values stay in {', '.join(initial)}"
+        if kept:
+            self.logger.info("Of the file: %s", "; ".join(kept.values()))
         return found
 
     def _judge(self, difference: Difference, path: str) -> None:
@@ -259,6 +265,17 @@ class InitialCheckpointer(Checkpointer):
             self.logger.info(text, path, *difference.classes)
         else:
             super()._judge(difference, path)
+
+
+def adapted_stem(weight: Tensor, channels: int) -> tuple[Tensor, str]:
+    """Adapt the (C', 3, H, W) weights of a stem to another number of channels, and say how.
+
+    The features of an image of equal channels stay about the same.
+    """
+    if channels == 1:
+        return weight.sum(1, keepdim=True), "their mean"
+    repeated = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+    return repeated * (3 / channels), "repetition"
 
 
 def checksum_file(path: Path) -> Path:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from . import model_zoo
 from .data import ImageError, convert_image, read_image
+from .data.bands import BANDS, composite, read_bands, scaled_bands
 from .data.images import IMAGE_SUFFIXES
 from .errors import ConfigError, InputError
 from .model_zoo import load
@@ -30,7 +31,10 @@ from .modeling import SAMDETR
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = PathLike | Image.Image | np.ndarray
-"""An image: a file, a PIL image or an array, (H, W, 3) uint8 RGB or (H, W) uint8 or uint16 grey."""
+"""An image: a file, a PIL image or an array, (H, W, 3) uint8 RGB or (H, W) uint8 or uint16 grey.
+
+For models of 2, 4 or more channels a file or an array as for `samdetr.data.read_bands`.
+"""
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
@@ -39,7 +43,7 @@ class Prediction(NamedTuple):
     """Detections in one image."""
 
     source: Any  # the image as it was passed in
-    image: np.ndarray  # (H, W, 3) uint8 RGB
+    image: np.ndarray  # (H, W, 3) uint8 RGB, of other channels a composite
     instances: Instances  # pred_boxes, scores (descending), pred_classes; on the CPU
 
 
@@ -154,7 +158,7 @@ class Predictor:
     ) -> Iterator[tuple[Source, np.ndarray]]:
         for source in images:
             try:
-                pixels = to_rgb(source, self._white)
+                pixels = self._pixels(source)
             except ImageError as error:
                 if on_error is None:
                     raise
@@ -162,16 +166,27 @@ class Predictor:
                 continue
             yield source, pixels
 
+    def _pixels(self, source: Source) -> np.ndarray:
+        """Return the (H, W, C) pixels of an image, RGB unless the model takes bands."""
+        if self._format != BANDS:
+            return to_rgb(source, self._white)
+        if isinstance(source, str | os.PathLike):
+            return read_bands(source, self._white)
+        return scaled_bands(np.asarray(source), self._white)
+
     def _detect(self, batch: list[tuple[Source, np.ndarray]]) -> list[Prediction]:
         with torch.no_grad():
             outputs = self.model([self._model_input(image) for _, image in batch])
         found = [x["instances"].to("cpu") for x in outputs]
         kept = [x[x.scores >= self.threshold] for x in found]
-        return [Prediction(*pair, x) for pair, x in zip(batch, kept)]
+        return [Prediction(source, composite(y), x) for (source, y), x in zip(batch, kept)]
 
     def _model_input(self, image: np.ndarray) -> dict[str, Any]:
         """Apply the config's test augmentations; the model scales boxes to `height`, `width`."""
-        augmented = T.AugInput(convert_PIL_to_numpy(Image.fromarray(image), self._format))
+        converted = image
+        if self._format != BANDS:
+            converted = convert_PIL_to_numpy(Image.fromarray(image), self._format)
+        augmented = T.AugInput(converted)
         self._augmentations(augmented)
         pixels = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}

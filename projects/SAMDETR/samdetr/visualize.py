@@ -17,6 +17,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from PIL import Image
 from torch import Tensor
 
+from .data.bands import composite
 from .modeling import SAMDETR
 
 try:
@@ -34,10 +35,10 @@ def to_picture(image: Tensor, input_format: str) -> Picture:
     """Convert a model input to a picture that is at least DRAWN_WIDTH wide.
 
     Args:
-        image: (3, H, W), 0 to 255.
-        input_format: channel order of `image`, "RGB" or "BGR".
+        image: (C, H, W), 0 to 255.
+        input_format: order of three channels, "RGB" or "BGR".
     """
-    channels = image.permute(1, 2, 0).to("cpu", torch.uint8).numpy()
+    channels = composite(image.permute(1, 2, 0).cpu().numpy())
     picture = Image.fromarray(channels[..., ::-1] if input_format == "BGR" else channels)
     scale = max(1.0, DRAWN_WIDTH / picture.width)
     return np.asarray(picture.resize([round(scale * x) for x in picture.size]))

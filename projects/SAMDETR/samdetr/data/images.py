@@ -22,7 +22,19 @@ from torch.nn import functional as F
 from ..errors import ImageError
 
 # Files that are picked from folders; a file that is named itself may have any suffix.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".ppm",
+    ".pgm",
+    ".npy",
+)
 
 
 def image_size(file_name: str | os.PathLike[str]) -> tuple[int, int]:
@@ -31,7 +43,7 @@ def image_size(file_name: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         ImageError: if the file is missing or no image; names it.
     """
-    with _naming(str(file_name)), Image.open(file_name) as image:
+    with naming(str(file_name)), Image.open(file_name) as image:
         turned = False
         with suppress(Exception):  # a damaged EXIF block; Pillow turns a TIFF itself
             turned = image.format != "TIFF" and image.getexif().get(0x0112) in (5, 6, 7, 8)
@@ -59,7 +71,7 @@ def read_image(
         ImageError: if the file is missing, damaged or no image, has more than twice
             `PIL.Image.MAX_IMAGE_PIXELS`, or is refused by `as_rgb`; names the file.
     """
-    with _naming(file_name), PathManager.open(file_name, "rb") as file:
+    with naming(file_name), PathManager.open(file_name, "rb") as file:
         stored = Image.open(file)
         upright = stored.copy()
         with suppress(Exception):  # a damaged EXIF block makes Pillow raise errors of many types
@@ -74,7 +86,7 @@ def convert_image(image: Image.Image, white: float | None = None) -> np.ndarray:
     Raises:
         ImageError: if its file is damaged, or it is refused by `as_rgb`.
     """
-    with _naming(getattr(image, "filename", "") or "from Pillow"):
+    with naming(getattr(image, "filename", "") or "from Pillow"):
         return np.asarray(as_rgb(image, white))
 
 
@@ -119,7 +131,8 @@ def warn_of_dark_images(files: Sequence[str], count: int = 8) -> None:
 
 
 @contextmanager
-def _naming(image: str) -> Iterator[None]:
+def naming(image: str) -> Iterator[None]:
+    """Raise any error as an ImageError that names the image."""
     try:
         yield
     except Exception as error:  # Pillow raises errors of many types for damaged files
@@ -129,7 +142,7 @@ def _naming(image: str) -> Iterator[None]:
 
 
 class ResizeTransform(T.ResizeTransform):
-    """Detectron2's resizing, by PyTorch instead of Pillow for bilinear interpolation of bytes.
+    """Detectron2's resizing, by PyTorch instead of Pillow for bilinear interpolation.
 
     PyTorch's AVX2 kernel takes a third of Pillow's time at COCO's size. Few pixels differ, by one
     grey level. The result is a view of a (C, H, W) array, which needs no copy to become a tensor.
@@ -137,7 +150,8 @@ class ResizeTransform(T.ResizeTransform):
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         interpolation = self.interp if interp is None else interp
-        if img.dtype != np.uint8 or img.ndim != 3 or interpolation != Image.Resampling.BILINEAR:
+        known = img.dtype in (np.uint8, np.float32) and img.ndim == 3
+        if not known or interpolation != Image.Resampling.BILINEAR:
             return super().apply_image(img, interp)
         size = self.new_h, self.new_w
         resized = F.interpolate(_maps(img)[None], size, mode="bilinear", antialias=True)

@@ -48,7 +48,8 @@ class PlacedDataset(Dataset[Sample]):
 
     Args:
         records: images in Detectron2's format.
-        mapper: from a record to the model's input; None skips the record for another one.
+        mapper: from a record to the model's input; None skips the record for another one. A mapper
+            with `mixing`, which combines images, is also given a function that draws a record.
         seed: of everything that the mapper draws from the global generators.
         replace: whether another image replaces one that cannot be read.
     """
@@ -60,6 +61,10 @@ class PlacedDataset(Dataset[Sample]):
         self.mapper = mapper
         self.seed = seed
         self.replace = replace
+        self.draw = [self._draw] if getattr(mapper, "mixing", ()) else []
+
+    def _draw(self) -> Record:
+        return self.records[random.randrange(len(self.records))]
 
     def __getitem__(self, place: Place) -> Sample:
         """Return the image of a place, or a substitute that position and seed determine.
@@ -73,7 +78,7 @@ class PlacedDataset(Dataset[Sample]):
         with seeded(self.seed, position):
             for _ in range(ATTEMPTS):
                 try:
-                    mapped = self.mapper(self.records[index])
+                    mapped = self.mapper(self.records[index], *self.draw)
                 except ImageError as error:
                     if not self.replace:
                         raise

@@ -31,6 +31,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..data.bands import follow_channels
 from ..data.command_line import add_arguments, own_datasets, use
 from ..errors import ConfigError, SamdetrError
 from .safe_yaml import read_yaml
@@ -230,7 +231,7 @@ def _nearest(key: str, known: Sequence[str]) -> str:
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Apply overrides to a config in place; see `load_config`."""
+    """Apply overrides to a config in place, and `follow_channels`; see `load_config`."""
     for text in overrides:
         key, equals, typed = text.partition("=")
         if not equals or key.startswith("~"):
@@ -244,6 +245,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             OmegaConf.select(cfg, key.lstrip("+"))  # a reference to nowhere is an error
         except OmegaConfBaseException as error:
             raise ConfigError(f"override {text!r}: {str(error).partition(chr(10))[0]}") from error
+    follow_channels(cfg)
 
 
 def _value(typed: str, old: Any = None) -> Any:

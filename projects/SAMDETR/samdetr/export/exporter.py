@@ -141,7 +141,9 @@ def export_model(
     detector = _check_model(model)
     inputs, outputs = INPUTS[settings.preprocessing], OUTPUTS[settings.top_k]
     graph = DetectionGraph(detector, inputs(detector), outputs(detector)).eval()
-    example = graph.inputs.collect(detector, [random_image(x) for x in TRACED_SIZES])
+    example = graph.inputs.collect(
+        detector, [random_image(x, len(detector.pixel_mean)) for x in TRACED_SIZES]
+    )
     facts = {**describe(detector, settings), **(description or {})}
     source = Source(graph, example, settings.any_batch, facts)
     return [
@@ -177,17 +179,17 @@ def compare(
     model: SAMDETR, graph: DetectionGraph, run: Runner, sizes: Sequence[tuple[int, int]]
 ) -> Difference:
     """Compare a loaded file with the model, which runs its default kernels, on random images."""
-    images = [random_image(x) for x in sizes]
+    images = [random_image(x, len(model.pixel_mean)) for x in sizes]
     found = run(*graph.inputs.collect(model, images))
     expected = detect(model, *NormalisedInputs.collect(model, images))
     extent = torch.tensor([[width, height] * 2 for height, width in sizes])
     return graph.outputs.compare(found, Pairs(*expected, extent))
 
 
-def random_image(size: tuple[int, int]) -> Tensor:
-    """Return a (3, H, W) uint8 image, always the same for the same size."""
+def random_image(size: tuple[int, int], channels: int = 3) -> Tensor:
+    """Return a (C, H, W) uint8 image, always the same for the same size."""
     generator = torch.Generator().manual_seed(size[0] * 10_000 + size[1])
-    return torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)
+    return torch.randint(256, (channels, *size), dtype=torch.uint8, generator=generator)
 
 
 def describe(model: SAMDETR, settings: Settings) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class PixelInputs(nn.Module):
         """Return the arguments of `SAMDETR.predict`.
 
         Args:
-            images: (B, 3, height, width) uint8; pixels outside of an image are ignored.
+            images: (B, C, height, width) uint8; pixels outside of an image are ignored.
             sizes: (B, 2) int64 height and width of each image.
         """
         height, width = images.shape[2:]
@@ -76,9 +76,9 @@ class PixelInputs(nn.Module):
 
     @staticmethod
     def collect(model: SAMDETR, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Batch (3, H, W) uint8 images."""
+        """Batch (C, H, W) uint8 images."""
         sizes = torch.tensor([x.shape[1:] for x in images])
-        batch = images[0].new_zeros(len(images), 3, *sizes.amax(0).tolist())
+        batch = images[0].new_zeros(len(images), len(images[0]), *sizes.amax(0).tolist())
         for place, image, (height, width) in zip(batch, images, sizes.tolist()):
             place[:, :height, :width] = image
         return batch, sizes
@@ -103,14 +103,14 @@ class NormalisedInputs(nn.Module):
         """Return the arguments of `SAMDETR.predict`, which these are.
 
         Args:
-            images: (B, 3, height, width) float32, normalised, 0 outside of an image.
+            images: (B, C, height, width) float32, normalised, 0 outside of an image.
             padding: (B, height, width) bool, True outside of an image.
         """
         return images, padding
 
     @staticmethod
     def collect(model: SAMDETR, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Batch (3, H, W) uint8 images."""
+        """Batch (C, H, W) uint8 images."""
         batch, padding = model.batch([{"image": x} for x in images])
         return batch.tensor, padding
 

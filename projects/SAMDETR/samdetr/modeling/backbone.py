@@ -54,7 +54,10 @@ def resnet50_dc5_stages(norm: str = "FrozenBN") -> list[list[CNNBlockBase]]:
 
 
 def mini_resnet(
-    out_features: Sequence[str] = ("res3",), norm: str = "FrozenBN", freeze_at: int = 0
+    out_features: Sequence[str] = ("res3",),
+    norm: str = "FrozenBN",
+    freeze_at: int = 0,
+    in_channels: int = 3,
 ) -> ResNet:
     """Build the backbone of the models in `configs/mini`, a ResNet of one million parameters.
 
@@ -84,7 +87,7 @@ def mini_resnet(
             )
         )
         channels = width
-    stem = BasicStem(in_channels=3, out_channels=STEM_CHANNELS, norm=norm)
+    stem = BasicStem(in_channels, STEM_CHANNELS, norm)
     return ResNet(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
 
 

@@ -40,8 +40,8 @@ class SAMDETR(nn.Module):
         criterion: from predictions, targets and known targets to losses by name.
         num_classes: K, which must agree with the decoder's heads.
         num_queries: N, which must agree with `queries`.
-        pixel_mean, pixel_std: per channel, 0 to 255.
-        input_format: order of the channels, "RGB" or "BGR", in which tools read images.
+        pixel_mean, pixel_std: per channel, 0 to 255; their number is that of the channels, C.
+        input_format: order of three channels, "RGB" or "BGR", in which tools read images.
         detections_per_image: detections kept per image.
         inference_dtype: "float32", or "bfloat16" or "float16" for inference under autocast;
             positions, regions and boxes stay in float32.
@@ -79,10 +79,10 @@ class SAMDETR(nn.Module):
             )
         if input_format not in ("RGB", "BGR"):
             raise ValueError(f"input_format is {input_format!r}, must be RGB or BGR")
-        if not (len(pixel_mean) == len(pixel_std) == 3 and min(pixel_std) > 0):
+        if not (len(pixel_mean) == len(pixel_std) > 0 and min(pixel_std) > 0):
             raise ValueError(
-                f"pixel_mean is {pixel_mean} and pixel_std {pixel_std}, must be three numbers "
-                "each, with pixel_std above 0"
+                f"pixel_mean is {pixel_mean} and pixel_std {pixel_std}, must be as many numbers "
+                "each, one per channel, with pixel_std above 0"
             )
         # Channels-last convolutions are faster on every device and give the same numbers.
         self.backbone = fold_frozen_norms(backbone).to(memory_format=torch.channels_last)
@@ -98,7 +98,9 @@ class SAMDETR(nn.Module):
         self.detections_per_image = detections_per_image
         self.inference_dtype: torch.dtype = getattr(torch, inference_dtype)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            self.register_buffer(name, torch.tensor([*values]).view(-1, 1, 1), persistent=False)
+            self.register_buffer(
+                name, torch.tensor([*map(float, values)]).view(-1, 1, 1), persistent=False
+            )
             expected = getattr(backbone, name, values)
             if max(abs(x - y) for x, y in zip(values, expected)) > 1:
                 text = "model.%s is %s, but the pretrained weights of the backbone expect %s"
@@ -163,7 +165,7 @@ class SAMDETR(nn.Module):
         """Detectron2's interface of a detector.
 
         Args:
-            batched_inputs: per image a dict with `image`, a (3, H, W) tensor of 0 to 255; in
+            batched_inputs: per image a dict with `image`, a (C, H, W) tensor of 0 to 255; in
                 training `instances` with `gt_boxes` and `gt_classes`; for inference optionally
                 `height` and `width`, the size that detections are scaled to.
             step_counts: number of boxes of each image of the step, by which its losses are
@@ -204,7 +206,7 @@ class SAMDETR(nn.Module):
         """Return the predictions of all decoder layers, without post-processing.
 
         Args:
-            images: (B, 3, height, width), normalised.
+            images: (B, C, height, width), normalised.
             padding: (B, height, width) bool, True on pixels outside the image.
             targets: ground truth to make denoising queries from.
 
@@ -221,7 +223,16 @@ class SAMDETR(nn.Module):
 
         Returns:
             The images and a (B, height, width) bool mask, True on padding.
+
+        Raises:
+            ValueError: if an image has another number of channels than `pixel_mean`.
         """
+        for x in batched_inputs:
+            if len(x["image"]) != len(self.pixel_mean):  # a single one would be broadcast
+                raise ValueError(
+                    f"{x.get('file_name', 'an image')} has {len(x['image'])} channels, but "
+                    f"model.pixel_mean has {len(self.pixel_mean)}"
+                )
         device = self.pixel_mean.device
         images = ImageList.from_tensors(
             [

@@ -42,6 +42,7 @@ class TimmBackbone(Backbone):
         freeze_at: number of stages to freeze: 1 for the stem, 2 for the first stage (of a ViT, the
             first block) as well, and so on.
         pyramid_dim: channels of the maps of a model that has one stride.
+        in_chans: channels of the images.
         settings: other arguments of `timm.create_model`, such as `drop_path_rate`.
 
     Raises:
@@ -58,6 +59,7 @@ class TimmBackbone(Backbone):
         norm: str = "FrozenBN",
         freeze_at: int = 0,
         pyramid_dim: int = 256,
+        in_chans: int = 3,
         **settings: Any,
     ):
         super().__init__()
@@ -66,7 +68,7 @@ class TimmBackbone(Backbone):
         if sources := SOURCES.intersection(settings):
             raise ValueError(f"{sources} is not accepted: set train.init_checkpoint to the file")
         lists = {key: [*x] for key, x in settings.items() if isinstance(x, ListConfig)}
-        model = build_model(name, pretrained, {**settings, **lists})
+        model = build_model(name, pretrained, {**settings, **lists, "in_chans": in_chans})
         self.pixel_mean = [255 * x for x in model.pretrained_cfg["mean"]]  # RGB, of the weights
         self.pixel_std = [255 * x for x in model.pretrained_cfg["std"]]
         self.net = build_maps(model, out_features, pyramid_dim)

@@ -1,0 +1,101 @@
+"""Images of any number of channels: grey, with an alpha channel that counts, multi-spectral.
+
+Shapes: images are (H, W, C), uint8 or float32 of 0 to 255.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from .images import naming
+
+BANDS = "BANDS"  # the `image_format` of images as they are stored
+
+
+def read_bands(file_name: str | os.PathLike[str], white: float | None = None) -> np.ndarray:
+    """Read all channels of an image as they are stored.
+
+    Args:
+        file_name: a `.npy` file, a TIFF of any number of bands, which needs the package tifffile,
+            or an image that Pillow reads. Channels are first or last, on the shortest axis.
+        white: value that becomes 255; by default the largest of the type of the pixels.
+
+    Returns:
+        (H, W, C), uint8 where that is stored and `white` is None, else float32.
+
+    Raises:
+        ImageError: if the file is missing, damaged or no image, or has floating-point pixels and
+            `white` is None; names it.
+    """
+    with naming(str(file_name)):
+        suffix = Path(file_name).suffix.lower()
+        if suffix == ".npy":
+            pixels = np.load(file_name, allow_pickle=False)
+        elif suffix in (".tif", ".tiff") and importlib.util.find_spec("tifffile"):
+            import tifffile
+
+            pixels = tifffile.imread(file_name)
+        else:
+            pixels = np.asarray(Image.open(file_name))
+        return scaled_bands(pixels, white)
+
+
+def scaled_bands(pixels: np.ndarray, white: float | None = None) -> np.ndarray:
+    """Return the (H, W, C) image of an array of pixels; see `read_bands`.
+
+    Raises:
+        ValueError: if the array is no image, or has floating-point numbers and `white` is None.
+    """
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        raise ValueError(f"it is an array of {pixels.shape}, expected (H, W) or (H, W, C)")
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    elif pixels.shape[0] < pixels.shape[2]:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.dtype == np.uint8 and white is None:
+        return np.ascontiguousarray(pixels)
+    if white is None and not np.issubdtype(pixels.dtype, np.integer):
+        raise ValueError("its pixels are floating-point: set dataloader.{train,test}.mapper.white")
+    white = float(white or np.iinfo(pixels.dtype).max)
+    return np.nan_to_num(pixels.astype(np.float32)).clip(0, white) * np.float32(255 / white)
+
+
+def composite(image: np.ndarray) -> np.ndarray:
+    """Return an (H, W, 3) uint8 picture of an image: its first three channels, or the only one."""
+    channels = [min(i, image.shape[2] - 1) if image.shape[2] > 2 else 0 for i in range(3)]
+    return np.ascontiguousarray(image[..., channels].clip(0, 255).astype(np.uint8))
+
+
+def follow_channels(cfg: DictConfig) -> None:
+    """Have the backbone and the mappers of a config use as many channels as `model.pixel_mean`."""
+    count = len(cfg.model.get("pixel_mean") or range(3))
+    if count == 3:
+        return
+    for part in ("train", "test"):
+        key = f"dataloader.{part}.mapper.image_format"
+        if OmegaConf.select(cfg, key) in ("RGB", "BGR"):
+            OmegaConf.update(cfg, key, "L" if count == 1 else BANDS)
+    _set_inputs(cfg.model.get("backbone"), count)
+
+
+def _set_inputs(node: Any, count: int) -> None:
+    """Set the arguments `in_channels` and `in_chans` that are 3 of a call and of those in it."""
+    if not isinstance(node, DictConfig):
+        return
+    for child in node.values():
+        _set_inputs(child, count)
+    target = node.get("_target_")
+    call = locate(target) if isinstance(target, str) else target
+    arguments = inspect.signature(call).parameters if callable(call) else {}
+    for key in {"in_channels", "in_chans"} & set(arguments):
+        if node.get(key, arguments[key].default) == 3:
+            node[key] = count
