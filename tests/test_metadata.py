@@ -14,8 +14,8 @@ from command_line import run_script, train_net
 from samdetr import Predictor, model_zoo
 from samdetr.checkpoint import load_file
 from samdetr.data import CocoFiles, load_own_dataset
-from samdetr.data.datasets import ClassMetadata, metadata_of
 from samdetr.export import exporter
+from samdetr.metadata import ClassMetadata, metadata_of
 
 ROOT = Path(__file__).parents[1]
 INPUTS = ROOT / "tests/data/inputs"

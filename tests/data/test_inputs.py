@@ -11,8 +11,8 @@ from detectron2.data import MetadataCatalog
 from test_own_data import forget  # noqa: F401  # a fixture
 
 from command_line import train_net
-from samdetr.data.datasets import metadata_of
 from samdetr.engine import configure, parse_arguments
+from samdetr.metadata import metadata_of
 
 ROOT = Path(__file__).parents[2]
 INPUTS = Path(__file__).with_name("inputs")

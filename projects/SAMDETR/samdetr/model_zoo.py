@@ -31,9 +31,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from .checkpoint import Checkpointer
-from .data.datasets import metadata_of
 from .engine import ConfigError, build_model, load_config
 from .errors import MissingCheckpointError, refusing
+from .metadata import metadata_of
 from .modeling.layers import meta_device
 
 PACKAGE = Path(__file__).parent

@@ -18,10 +18,10 @@ from omegaconf import DictConfig, ListConfig
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .data.datasets import metadata_of
 from .data.loader import outlive_signals
 from .engine.config import build
 from .errors import ConfigError, DataError
+from .metadata import metadata_of
 
 
 class Evaluation:

@@ -6,14 +6,10 @@ Shapes: images are (H, W, C), uint8 or float32 of 0 to 255.
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from detectron2.utils.registry import locate
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from .images import naming
@@ -73,29 +69,3 @@ def composite(image: np.ndarray) -> np.ndarray:
     """Return an (H, W, 3) uint8 picture of an image: its first three channels, or the only one."""
     channels = [min(i, image.shape[2] - 1) if image.shape[2] > 2 else 0 for i in range(3)]
     return np.ascontiguousarray(image[..., channels].clip(0, 255).astype(np.uint8))
-
-
-def follow_channels(cfg: DictConfig) -> None:
-    """Have the backbone and the mappers of a config use as many channels as `model.pixel_mean`."""
-    count = len(cfg.model.get("pixel_mean") or range(3))
-    if count == 3:
-        return
-    for part in ("train", "test"):
-        key = f"dataloader.{part}.mapper.image_format"
-        if OmegaConf.select(cfg, key) in ("RGB", "BGR"):
-            OmegaConf.update(cfg, key, "L" if count == 1 else BANDS)
-    _set_inputs(cfg.model.get("backbone"), count)
-
-
-def _set_inputs(node: Any, count: int) -> None:
-    """Set the arguments `in_channels` and `in_chans` that are 3 of a call and of those in it."""
-    if not isinstance(node, DictConfig):
-        return
-    for child in node.values():
-        _set_inputs(child, count)
-    target = node.get("_target_")
-    call = locate(target) if isinstance(target, str) else target
-    arguments = inspect.signature(call).parameters if callable(call) else {}
-    for key in {"in_channels", "in_chans"} & set(arguments):
-        if node.get(key, arguments[key].default) == 3:
-            node[key] = count

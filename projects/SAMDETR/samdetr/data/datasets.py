@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.build import (
     filter_images_with_only_crowd_annotations,
     print_instances_class_histogram,
@@ -30,7 +30,6 @@ from detectron2.data.datasets import (
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.structures import BoxMode
-from omegaconf import DictConfig, OmegaConf
 
 from ..errors import DataError
 from .annotations import Annotations, Record, four_numbers, voc_records
@@ -230,7 +229,8 @@ def _report(what: str, total: int, entries: Sequence[str]) -> None:
 _box_counts: dict[str, list[int]] = {}  # of the images of each data set that was loaded
 
 
-def _names(dataset: Mapping[str, Any]) -> Sequence[str]:
+def names_of(dataset: Mapping[str, Any]) -> Sequence[str]:
+    """Return the names of the data sets of a config's node."""
     names = dataset.get("names", [])
     return [names] if isinstance(names, str) else names
 
@@ -242,7 +242,7 @@ def check_limits(dataset: Mapping[str, Any], limits: Mapping[str, int | None]) -
         dataset: node of a config, with the `names` of data sets that were loaded.
         limits: numbers of boxes by the config keys that set them.
     """
-    for name in _names(dataset):
+    for name in names_of(dataset):
         counts = _box_counts.get(name, [])
         for key, limit in limits.items():
             if limit is not None and (above := [count for count in counts if count > limit]):
@@ -251,43 +251,3 @@ def check_limits(dataset: Mapping[str, Any], limits: Mapping[str, int | None]) -
                     f"than {key}={limit}, up to {max(above)}, and the model finds no more than "
                     "that in an image"
                 )
-
-
-def metadata_of(cfg: DictConfig, checkpoint: Mapping[str, Any] | None = None) -> Metadata:
-    """Return the class names of a model and their ids in its data set, where they are known.
-
-    Nothing is read: they are in the checkpoint, or else in the config or in Detectron2's catalog.
-
-    Args:
-        cfg: of the model.
-        checkpoint: content of its file, with the state of `ClassMetadata` if a run wrote it.
-    """
-    dataset = OmegaConf.select(cfg, "dataloader.test.dataset") or {}
-    if classes := list(dataset.get("classes", [])):
-        ids = dataset.get("category_ids") or range(len(classes))
-        numbers = {category: index for index, category in enumerate(ids)}
-        found = Metadata(thing_classes=classes, thing_dataset_id_to_contiguous_id=numbers)
-    else:
-        names = _names(dataset)
-        found = MetadataCatalog.get(names[0]) if names else Metadata()
-    kept = (checkpoint or {}).get("metadata")
-    if isinstance(kept, dict) and "thing_classes" in kept:
-        same = kept["thing_classes"] == found.get("thing_classes")
-        found = Metadata(**{**(found.as_dict() if same else {}), **kept})
-    return found
-
-
-class ClassMetadata:
-    """Checkpointable that keeps the class names of a run and their ids in its data set."""
-
-    def __init__(self, cfg: DictConfig):
-        self.cfg = cfg
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what `metadata_of` knows of classes, once the data are read."""
-        known = metadata_of(self.cfg)
-        kept = {"thing_classes": list, "thing_dataset_id_to_contiguous_id": dict}
-        return {key: plain(x) for key, plain in kept.items() if (x := known.get(key))}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Keep what the data say now."""

@@ -31,9 +31,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..data.bands import follow_channels
 from ..data.command_line import add_arguments, own_datasets, use
 from ..errors import ConfigError, SamdetrError
+from .channels import follow_channels
 from .safe_yaml import read_yaml
 
 EPILOG = """

@@ -31,9 +31,9 @@ from torch import nn
 
 from ..checkpoint import Checkpointer, InitialCheckpointer
 from ..data import datasets
-from ..data.datasets import ClassMetadata
 from ..errors import CheckpointError, ConfigError, MissingCheckpointError
 from ..failures import explained
+from ..metadata import ClassMetadata
 from ..randomness import seed_all, use_deterministic_algorithms
 from ..validation import Evaluation
 from .config import build, configure, unread_keys

@@ -296,15 +296,10 @@ class Trainer(SimpleTrainer):
         """Run `before_train` of all hooks, and log which learning rates the resumption changes."""
         super().before_train()
         rates = [group["lr"] for group in self.optimizer.param_groups]
+        text = "The learning rate at iteration %d is %g; the checkpoint's schedule has %g"
         for old, new in dict.fromkeys(zip(self._next_rates, rates)):
             if not math.isclose(old, new):
-                logging.getLogger(__name__).info(
-                    "The learning rate at iteration %d is %g; by the optimizer and schedule of "
-                    "the checkpoint it would be %g",
-                    self.iter,
-                    new,
-                    old,
-                )
+                logging.getLogger(__name__).info(text, self.iter, new, old)
 
 
 @contextmanager

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from .. import __version__
 from ..checkpoint import Checkpointer
 from ..data import ResizeShortestEdge
-from ..data.datasets import metadata_of
 from ..engine import load_config
 from ..engine.config import build
 from ..errors import DisagreementError, ExportError
+from ..metadata import metadata_of
 from ..modeling import SAMDETR
 from ..modeling.backbone import padding_constraints
 from .formats import Runner, Source, format_of
