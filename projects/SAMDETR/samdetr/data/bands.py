@@ -67,5 +67,5 @@ def scaled_bands(pixels: np.ndarray, white: float | None = None) -> np.ndarray:
 
 def composite(image: np.ndarray) -> np.ndarray:
     """Return an (H, W, 3) uint8 picture of an image: its first three channels, or the only one."""
-    channels = [min(i, image.shape[2] - 1) if image.shape[2] > 2 else 0 for i in range(3)]
+    channels = [0, 1, 2] if image.shape[2] > 2 else [0, 0, 0]
     return np.ascontiguousarray(image[..., channels].clip(0, 255).astype(np.uint8))

@@ -49,8 +49,7 @@ class Scene(NamedTuple):
 
 
 XYXY = BoxMode.XYXY_ABS
-Draw = Callable[[], Scene]
-"""Returns the scene of an image drawn from the data set."""
+Draw = Callable[[], Scene]  # returns an image drawn from the data set
 
 
 class Mosaic:
@@ -74,22 +73,18 @@ class Mosaic:
     ):
         if size < 2 or not 0 <= prob <= 1 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"got size={size}, prob={prob}, scale={tuple(scale)}")
-        self.size = size
-        self.prob = prob
-        self.scale = scale
-        self.least_visible = least_visible
-        self.fill = fill
+        self.size, self.fill = size, fill
+        self.prob, self.scale, self.least_visible = prob, scale, least_visible
 
     def __call__(self, scene: Scene, draw: Draw) -> Scene:
         if np.random.uniform() >= self.prob:
             return scene
         canvas = np.full((self.size, self.size, scene.image.shape[2]), self.fill, scene.image.dtype)
-        centre = np.random.uniform(0.25, 0.75, 2) * self.size
-        x, y = (int(value) for value in centre)
+        x, y = (np.random.uniform(0.25, 0.75, 2) * self.size).astype(int)
         objects = []
         for number, part in enumerate([scene, draw(), draw(), draw()]):
-            factor = np.random.uniform(*self.scale) * self.size / max(part.image.shape[:2])
-            part = part.resized(factor)
+            longer_side = np.random.uniform(*self.scale) * self.size
+            part = part.resized(longer_side / max(part.image.shape[:2]))
             height, width = part.image.shape[:2]
             left, top = x - width * (number % 2 == 0), y - height * (number < 2)
             objects += self._place(part, canvas, left, top)
@@ -99,8 +94,7 @@ class Mosaic:
         """Copy a scene into the canvas, and return the objects that remain visible."""
         height, width = part.image.shape[:2]
         x0, y0, x1, y1 = max(left, 0), max(top, 0), left + width, top + height
-        inside = part.image[y0 - top : self.size - top, x0 - left : self.size - left]
-        canvas[y0:y1, x0:x1] = inside
+        canvas[y0:y1, x0:x1] = part.image[y0 - top : self.size - top, x0 - left : self.size - left]
         boxes = part.boxes + [left, top, left, top]
         clipped = boxes.clip(0, self.size)
         areas, visible = ((x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (boxes, clipped))
@@ -136,6 +130,5 @@ class MixUp:
         mixed = scene.image.astype(np.float32)
         part = mixed[:height, :width]
         part += (1 - share) * (other.image[:height, :width] - part)
-        if scene.image.dtype == np.uint8:
-            mixed = mixed.round()
-        return Scene(mixed.astype(scene.image.dtype), scene.objects + other.objects)
+        exact = mixed.round() if scene.image.dtype == np.uint8 else mixed
+        return Scene(exact.astype(scene.image.dtype), scene.objects + other.objects)
