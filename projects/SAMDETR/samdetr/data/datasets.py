@@ -170,7 +170,7 @@ def usable(
     _report(f"image files of {data} do not exist", len(files), missing)
     seen = {x["category_id"] for record in records for x in record["annotations"]}
     without = [repr(x) for i, x in enumerate(classes) if seen and i not in seen]
-    _report(f"classes have no box in {data}", len(classes), without)
+    _report(f"classes have no box in {data}", len(classes), without, most=8)
     for doubt, count in found.doubts.items():
         logger.warning("%s: %d %s", data, count, doubt)
     numbers = _box_counts[name] = [len(record["annotations"]) for record in records]
@@ -216,10 +216,10 @@ def _flaw(annotation: Record, record: Record) -> str:
     return CROWD if annotation.get("iscrowd") else ""
 
 
-def _report(what: str, total: int, entries: Sequence[str]) -> None:
-    """Warn of entries that are missing or left out; it is an error if these are all."""
+def _report(what: str, total: int, entries: Sequence[str], most: int = 3) -> None:
+    """Warn of entries, `most` of them by name, that are left out; an error if these are all."""
     if entries:
-        shown = ", ".join(entries[:3]) + ", ..." * (len(entries) > 3)
+        shown = ", ".join(entries[:most]) + ", ..." * (len(entries) > most)
         message = f"{len(entries)} of {total} {what}: {shown}"
         if len(entries) == total:
             raise DataError(message)
