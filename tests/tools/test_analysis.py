@@ -127,6 +127,16 @@ def test_a_model_on_the_meta_device_counts_the_same():
     assert analysis.analyze(meta, [(64, 96)]) == analysis.analyze(real, [(64, 96)])
 
 
+@pytest.mark.parametrize("kind", ["swin", "convnext", "vitdet", "dinov3"])
+def test_other_backbones_on_the_meta_device_count_the_same(kind):
+    cfg = load_config(str(CONFIGS / f"mini/sam_detr_pp_{kind}_smca_dn.py"))
+    meta, real = (
+        analysis.analyze(x, [(64, 96)]).parts["backbone"]
+        for x in (analysis.build(cfg.model), instantiate(cfg.model).eval())
+    )
+    assert meta == real and real.flops > 1e7
+
+
 @pytest.mark.usefixtures("shapes_only")
 @pytest.mark.parametrize(("config", "tolerance"), COSTS.items())
 def test_models_cost_what_the_paper_says(config, tolerance):

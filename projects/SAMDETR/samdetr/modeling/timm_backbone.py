@@ -17,7 +17,7 @@ from typing import Any
 
 from detectron2.modeling import Backbone, SimpleFeaturePyramid
 from omegaconf import ListConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import MissingCheckpointError
 
@@ -39,8 +39,6 @@ class TimmBackbone(Backbone):
         pretrained: whether timm downloads its weights, each time that the model is built;
             `train.init_checkpoint` reads a file or URL once, at the start of training.
         norm: "FrozenBN" to freeze batch norms, if there are any; "" to train them.
-        freeze_at: number of stages to freeze: 1 for the stem, 2 for the first stage (of a ViT, the
-            first block) as well, and so on.
         pyramid_dim: channels of the maps of a model that has one stride.
         in_chans: channels of the images.
         settings: other arguments of `timm.create_model`, such as `drop_path_rate`.
@@ -57,7 +55,6 @@ class TimmBackbone(Backbone):
         out_features: Sequence[str] = ("p3", "p4", "p5"),
         pretrained: bool = False,
         norm: str = "FrozenBN",
-        freeze_at: int = 0,
         pyramid_dim: int = 256,
         in_chans: int = 3,
         **settings: Any,
@@ -72,7 +69,10 @@ class TimmBackbone(Backbone):
         self.pixel_mean = [255 * x for x in model.pretrained_cfg["mean"]]  # RGB, of the weights
         self.pixel_std = [255 * x for x in model.pretrained_cfg["std"]]
         self.net = build_maps(model, out_features, pyramid_dim)
-        freeze(model, freeze_at, norm)
+        if norm == "FrozenBN":
+            from timm.layers import freeze_batch_norm_2d
+
+            freeze_batch_norm_2d(model)
         shapes = self.net.output_shape()
         self._out_features = [*shapes]
         self._out_feature_channels = {key: x.channels for key, x in shapes.items()}
@@ -164,16 +164,3 @@ def chosen(available: Mapping[str, Any], out_features: Sequence[str]) -> dict[st
     if unknown or not out_features:
         raise ValueError(f"out_features is {[*out_features]}, must be some of {[*available]}")
     return {name: x for name, x in available.items() if name in out_features}
-
-
-def freeze(model: Any, stages: int, norm: str) -> None:
-    """Freeze the first stages of a timm model, and its batch norms; see `TimmBackbone`."""
-    from timm.layers import freeze_batch_norm_2d
-    from timm.models import group_parameters
-
-    if stages:
-        groups = group_parameters(model, model.group_matcher(coarse=True), return_values=True)
-        for stage in range(stages):
-            nn.ParameterList(groups[stage]).requires_grad_(False)
-    if norm == "FrozenBN":
-        freeze_batch_norm_2d(model)
