@@ -74,19 +74,13 @@ class Noted(writers.TrackingWriter):
     fails = None
 
     def start(self, run_id):
-        self.noted = []
-        return self.noted, run_id or "new"
+        self.run = []
+        return run_id or "new"
 
-    def log(self, iteration, scalars):
+    def log(self, iteration, values):
         if iteration == self.fails:
             raise ConnectionError("no route to host")
-        self.noted.append((iteration, scalars))
-
-    def log_picture(self, iteration, name, picture):
-        self.noted.append((iteration, name, picture))
-
-    def finish(self):
-        self.noted.append("end")
+        self.run.append((iteration, values))
 
 
 def test_scalars_and_pictures_are_written_once(tmp_path):
@@ -98,10 +92,9 @@ def test_scalars_and_pictures_are_written_once(tmp_path):
         writer.write()
         storage.clear_images()
         writer.write()
-        writer.close()
-    (first, scalars), (second, name, picture), end = writer.noted
-    assert (first, scalars, second, name, end) == (1, {"loss": 1.5}, 1, "picture", "end")
-    assert np.array_equal(picture[0, 1], [1, 5, 9])
+    ((iteration, values),) = writer.run
+    assert (iteration, values["loss"]) == (1, 1.5)
+    assert np.array_equal(values["picture"][0, 1], [1, 5, 9])
 
 
 def test_a_service_that_fails_is_said_once_and_left(tmp_path, caplog):
@@ -111,8 +104,7 @@ def test_a_service_that_fails_is_said_once_and_left(tmp_path, caplog):
         for storage.iter in range(4):
             storage.put_scalar("loss", 1.0)
             writer.write()
-        writer.close()
-    assert writer.noted == [(0, {"loss": 1.0})]
+    assert writer.run == [(0, {"loss": 1.0})]
     assert caplog.text.count("no route to host") == 1
 
 

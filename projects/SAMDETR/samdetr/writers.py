@@ -39,62 +39,45 @@ class TrackingWriter(EventWriter):
             extra = f"pip install 'samdetr[{self.package}]'"
             raise ModuleNotFoundError(f"train.writers needs {self.package}: {extra}")
         self.id_file = Path(output_dir, f"{self.package}.run_id")
-        self.options = {"name": Path(output_dir).resolve().name, **options}
-        self._run: Any = None
+        self.name = Path(output_dir).resolve().name
+        self.options = options
+        self.run: Any = None
         self._failed = False
         self._written = -1  # iteration
 
     @abstractmethod
-    def start(self, run_id: str | None) -> tuple[Any, str]:
-        """Start a run, or continue the one of that id; return it and its id."""
+    def start(self, run_id: str | None) -> str:
+        """Start `self.run`, or continue the one of that id; return its id."""
 
     @abstractmethod
-    def log(self, iteration: int, scalars: dict[str, float]) -> None:
-        """Write the metrics of an iteration."""
-
-    @abstractmethod
-    def log_picture(self, iteration: int, name: str, picture: np.ndarray) -> None:
-        """Write an (H, W, 3) uint8 RGB picture."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """End the run."""
+    def log(self, iteration: int, values: dict[str, Any]) -> None:
+        """Write metrics, and (H, W, 3) uint8 RGB pictures."""
 
     def write(self) -> None:
         """Write what is new since the last call."""
-        self._try(self._write)
-
-    def close(self) -> None:
-        """End the run."""
-        if self._run is not None:
-            self._try(self.finish)
-
-    def _try(self, action: Any) -> None:
         if self._failed:
             return
         try:
-            action()
+            self._write()
         except Exception as error:  # of the service, the network or the disk
             self._failed = True
             text = "%s fails and receives nothing more from this training: %s"
             logging.getLogger(__name__).warning(text, self.package, error)
 
     def _write(self) -> None:
-        storage = get_event_storage()
-        if self._run is None:
-            known = self.id_file.read_text() if self.id_file.is_file() else None
-            self._run, run_id = self.start(known)
+        if self.run is None:
+            run_id = self.start(self.id_file.read_text() if self.id_file.is_file() else None)
             with replacing(self.id_file) as file:
                 file.write(run_id.encode())
-        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        storage, rows = get_event_storage(), defaultdict[int, dict[str, Any]](dict)
         for name, (value, iteration) in storage.latest_with_smoothing_hint().items():
             if iteration > self._written:
                 rows[iteration][name] = value
+        for name, picture, iteration in storage._vis_data:
+            rows[iteration][name] = np.asarray(picture).transpose(1, 2, 0)
         for iteration, row in sorted(rows.items()):
             self.log(iteration, row)
-            self._written = iteration
-        for name, picture, iteration in storage._vis_data:
-            self.log_picture(iteration, name, np.asarray(picture).transpose(1, 2, 0))
+            self._written = max(self._written, iteration)
 
 
 class WandbWriter(TrackingWriter):
@@ -106,25 +89,25 @@ class WandbWriter(TrackingWriter):
 
     package = "wandb"
 
-    def start(self, run_id: str | None) -> tuple[Any, str]:
+    def start(self, run_id: str | None) -> str:
         import wandb
 
-        folder = str(self.id_file.parent)
-        run = wandb.init(id=run_id, resume="allow", dir=folder, **self.options)
+        options = {"name": self.name, "dir": str(self.id_file.parent), **self.options}
+        self.run = wandb.init(id=run_id, resume="allow", **options)
         # Not the steps of W&B, which never go back: a resumed run repeats some iterations.
-        run.define_metric("*", step_metric="iteration")
-        return run, run.id
+        self.run.define_metric("*", step_metric="iteration")
+        return str(self.run.id)
 
-    def log(self, iteration: int, scalars: dict[str, float]) -> None:
-        self._run.log({**scalars, "iteration": iteration})
+    def log(self, iteration: int, values: dict[str, Any]) -> None:
+        from wandb import Image
 
-    def log_picture(self, iteration: int, name: str, picture: np.ndarray) -> None:
-        import wandb
+        row = {x: Image(y) if isinstance(y, np.ndarray) else y for x, y in values.items()}
+        self.run.log({**row, "iteration": iteration})
 
-        self._run.log({name: wandb.Image(picture), "iteration": iteration})
-
-    def finish(self) -> None:
-        self._run.finish()
+    def close(self) -> None:
+        """End the run."""
+        if self.run is not None:
+            self.run.finish()
 
 
 class MLflowWriter(TrackingWriter):
@@ -136,29 +119,28 @@ class MLflowWriter(TrackingWriter):
 
     package = "mlflow"
 
-    def start(self, run_id: str | None) -> tuple[Any, str]:
+    def start(self, run_id: str | None) -> str:
         import mlflow
 
-        name = self.options.pop("name")
-        run = mlflow.start_run(run_id=run_id, run_name=name, **self.options)
-        return run, run.info.run_id
+        self.run = mlflow.start_run(run_id, **{"run_name": self.name, **self.options})
+        return str(self.run.info.run_id)
 
-    def log(self, iteration: int, scalars: dict[str, float]) -> None:
+    def log(self, iteration: int, values: dict[str, Any]) -> None:
         import mlflow
 
-        # Of other characters MLflow makes errors.
-        named = {re.sub(r"[^\w\-./ ]", "_", name): value for name, value in scalars.items()}
-        mlflow.log_metrics(named, step=iteration, run_id=self._run.info.run_id)
+        # MLflow refuses names with other characters.
+        named = {re.sub(r"[^\w\-./ ]", "_", name): value for name, value in values.items()}
+        pictures = {x: named.pop(x) for x, y in [*named.items()] if isinstance(y, np.ndarray)}
+        mlflow.log_metrics(named, step=iteration)
+        for name, picture in pictures.items():
+            mlflow.log_image(picture, f"{name}/{iteration:07}.png")
 
-    def log_picture(self, iteration: int, name: str, picture: np.ndarray) -> None:
-        import mlflow
+    def close(self) -> None:
+        """End the run."""
+        if self.run is not None:
+            import mlflow
 
-        mlflow.log_image(picture, f"{name}/{iteration:07}.png")
-
-    def finish(self) -> None:
-        import mlflow
-
-        mlflow.end_run()
+            mlflow.end_run()
 
 
 WRITERS: dict[str, type[TrackingWriter]] = {"wandb": WandbWriter, "mlflow": MLflowWriter}

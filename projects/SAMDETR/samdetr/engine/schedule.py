@@ -17,11 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def images_per_step(cfg: DictConfig) -> int:
-    """Return the number of images of a step, over all processes and accumulated batches.
-
-    Raises:
-        ConfigError: if the loader of the config has no `total_batch_size`.
-    """
+    """Return the number of images of a step, over all processes and accumulated batches."""
     if not (batch := cfg.dataloader.train.get("total_batch_size")):
         raise ConfigError("the config has no dataloader.train.total_batch_size to count images by")
     return int(batch * cfg.train.get("accumulate", 1))
@@ -36,31 +32,30 @@ def use_epochs(cfg: DictConfig) -> None:
         ConfigError: if a number of epochs is not positive, or the loader of the config has no
             `dataset` or `total_batch_size`.
     """
-    epochs = {name: cfg.train.get(name) for name in ("epochs", "eval_epochs", "checkpoint_epochs")}
-    if epochs["epochs"] is None:
+    settings = cfg.train
+    if settings.get("epochs") is None:
         return
-    if any(x is not None and x <= 0 for x in epochs.values()):
-        raise ConfigError(f"train has {epochs}, expected positive numbers or null")
     if cfg.dataloader.train.get("dataset") is None:
         raise ConfigError("train.epochs needs dataloader.train.dataset: use train.max_iter instead")
     records = build(cfg.dataloader.train.dataset, "dataloader.train.dataset")
     cfg.dataloader.train.dataset._target_ = lambda **_: records
     batch = images_per_step(cfg)
-    steps = {name: max(1, math.ceil((x or 0) * len(records) / batch)) for name, x in epochs.items()}
-    cfg.train.max_iter = steps["epochs"]
-    if epochs["eval_epochs"]:
-        cfg.train.eval_period = steps["eval_epochs"]
-    if epochs["checkpoint_epochs"]:
-        cfg.train.checkpointer.period = steps["checkpoint_epochs"]
+
+    def iterations(key: str, default: int) -> int:
+        if (epochs := settings.get(key)) is None:
+            return default
+        if epochs <= 0:
+            raise ConfigError(f"train.{key} is {epochs}, must be positive, or null")
+        return math.ceil(epochs * len(records) / batch)
+
+    settings.max_iter = iterations("epochs", 0)
+    settings.eval_period = iterations("eval_epochs", settings.eval_period)
+    period = iterations("checkpoint_epochs", settings.checkpointer.period)
+    settings.checkpointer.period = period
     logger.info(
-        "train.epochs=%g of %d images, %d per iteration: %d iterations, an evaluation every %d, a "
-        "checkpoint every %d",
-        epochs["epochs"],
-        len(records),
-        batch,
-        cfg.train.max_iter,
-        cfg.train.eval_period,
-        cfg.train.checkpointer.period,
+        f"train.epochs={settings.epochs} of {len(records)} images, {batch} per iteration: "
+        f"{settings.max_iter} iterations, an evaluation every {settings.eval_period}, a checkpoint "
+        f"every {period}"
     )
 
 
@@ -77,13 +72,8 @@ def scale_learning_rate(cfg: DictConfig) -> None:
         raise ConfigError(f"optimizer.base_batch_size is {base}, must be positive")
     batch, rate = images_per_step(cfg), cfg.optimizer.lr
     cfg.optimizer.lr = rate * batch / base
-    logger.info(
-        "optimizer.lr=%g is for %d images per step; here are %d, so that it becomes %g",
-        rate,
-        base,
-        batch,
-        cfg.optimizer.lr,
-    )
+    text = "optimizer.lr=%g is for %d images per step; here are %d, so that it becomes %g"
+    logger.info(text, rate, base, batch, cfg.optimizer.lr)
 
 
 class Converged(BaseException):
