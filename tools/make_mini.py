@@ -10,8 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from samdetr.data.mini.dataset import MINI_COUNTS, write_mini
-from samdetr.data.mini.digits import SceneParameters
+from samdetr.data.mini import MINI_COUNTS, SceneParameters, write_mini
 from samdetr.errors import refusing
 
 

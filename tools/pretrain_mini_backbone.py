@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samdetr.data import mini_backbone_weights
-from samdetr.data.mini.digits import NUM_CLASSES, SceneParameters, Split, load_sources, render_scene
+from samdetr.data.mini import NUM_CLASSES, SceneParameters, Split, load_sources, render_scene
 from samdetr.errors import check_writable, refusing
 from samdetr.modeling.backbone import STAGES, mini_resnet
 

@@ -10,7 +10,7 @@ from detectron2.data.datasets import register_pascal_voc
 from PIL import Image
 
 from coco_files import SIZE, Registry, write_coco
-from samdetr.data.mini import dataset as mini
+from samdetr.data import mini
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "common"
 NAMES = ["data", "voc", "mini_data"]

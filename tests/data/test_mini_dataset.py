@@ -9,8 +9,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from coco_files import Registry
-from samdetr.data import load_detection_dataset, mini_folder
-from samdetr.data.mini import dataset as mini
+from samdetr.data import load_detection_dataset, mini, mini_folder
 
 COUNTS = {"train": 6, "val": 4}
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from samdetr.data.mini.digits import (
+from samdetr.data.mini import (
     SceneParameters,
     load_sources,
     random_background,

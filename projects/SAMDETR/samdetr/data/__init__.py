@@ -8,8 +8,7 @@ from .datasets import load_detection_dataset
 from .images import convert_image, read_image
 from .loader import build_train_loader
 from .mapper import DetectionMapper, ResizeShortestEdge
-from .mini.dataset import cache_folder, mini_folder, write_mini
-from .mini.digits import SceneParameters
+from .mini import SceneParameters, cache_folder, mini_folder, write_mini
 from .mixing import MixUp, Mosaic
 from .own import CocoFiles, ImageFolder, VocFolder, YoloFiles, load_own_dataset
 

@@ -1,1 +1,0 @@
-"""The bundled data set `mini`: handwritten digits on photographs."""
