@@ -35,8 +35,7 @@ try:
 
     from samdetr.data import example_image
     from samdetr.data.coco import read_coco
-    from samdetr.data.own import read_sources
-    from samdetr.data.recognition import recognise
+    from samdetr.data.own import read_sources, recognise
     from samdetr.engine import add_trust_option
     from samdetr.errors import EXIT_CODE, InputError, check_writable, refusing
     from samdetr.predictor import IMAGE_SUFFIXES, Prediction, image_files

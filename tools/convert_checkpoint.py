@@ -27,8 +27,7 @@ from samdetr.convert import (
     samdetr_to_official,
     save_model,
 )
-from samdetr.convert.files import FORMATS, check_format
-from samdetr.convert.sources import SOURCES, converted
+from samdetr.convert.files import FORMATS, SOURCES, check_format, converted
 from samdetr.engine import add_trust_option, load_config
 from samdetr.errors import refusing
 from samdetr.modeling.layers import meta_device

@@ -22,7 +22,7 @@ from conversion import assert_same, small_official
 from samdetr import convert, model_zoo
 from samdetr.checkpoint import Checkpointer, load_file
 from samdetr.convert import ConversionError, describe, recognise, save_model
-from samdetr.convert.sources import SOURCES
+from samdetr.convert.files import SOURCES
 
 SMALL = "width 64, levels 1, encoder 1, decoder 3, queries 12, classes 5, norm in the neck"
 FULL = "width 256, levels {}, encoder 6, decoder 6, queries 300, classes 80"

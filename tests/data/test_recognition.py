@@ -13,8 +13,7 @@ from PIL import Image
 from test_own_data import forget  # noqa: F401  # a fixture
 
 from samdetr.data import CocoFiles, ImageFolder, VocFolder, YoloFiles
-from samdetr.data.own import read_sources
-from samdetr.data.recognition import recognise
+from samdetr.data.own import read_sources, recognise
 from samdetr.engine import ConfigError, configure, parse_arguments
 
 ROOT = Path(__file__).parents[2]

@@ -1,11 +1,10 @@
 """Weights of other implementations under our names, and ours under the official ones.
 
 `rules` renames by tables; `official` has those of the official code of SAM-DETR, DETR and
-torchvision, `hf` those of `transformers`; `sources` recognises a model by its weights; `files`
-writes the formats.
+torchvision, `hf` those of `transformers`; `files` recognises a model by its weights, and writes.
 """
 
-from .files import half_precision, save_model
+from .files import describe, half_precision, recognise, save_model
 from .hf import (
     hf_conditional_to_samdetr,
     hf_dab_to_samdetr,
@@ -26,4 +25,3 @@ from .official import (
     torchvision_to_detectron2,
 )
 from .rules import ConversionError, rename
-from .sources import describe, recognise

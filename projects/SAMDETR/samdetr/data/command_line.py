@@ -24,8 +24,7 @@ from ..errors import ConfigError, DataError
 from ..evaluation import DetectionEvaluator
 from .annotations import Annotations, absolute
 from .datasets import indexed
-from .own import CocoFiles, Source, VocFolder, load_own_dataset, read_sources
-from .recognition import Parts, recognise
+from .own import CocoFiles, Parts, Source, VocFolder, load_own_dataset, read_sources, recognise
 
 PARTS = {"train": "train", "val": "test"}  # names of the options, and keys of `dataloader`
 
