@@ -88,6 +88,10 @@ class Detector:
         if DESCRIPTION not in properties:
             raise ValueError(f"{path} has no {DESCRIPTION}: it is not of tools/export_model.py")
         self.description: dict[str, Any] = json.loads(properties[DESCRIPTION])
+        if (channels := len(self.description["pixel_mean"])) != 3:
+            raise ValueError(
+                f"{path} takes images of {channels} channels, and only RGB is read here"
+            )
 
     def __call__(self, picture: Image.Image, threshold: float) -> list[Detection]:
         """Detections in an RGB picture from a score on, the best first."""

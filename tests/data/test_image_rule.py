@@ -165,3 +165,18 @@ def test_test_images_have_the_white_of_training_unless_they_have_their_own(
     assert train_net(*config, *overrides) == 0
     saved = LazyConfig.load(str(tmp_path / "config.yaml")).dataloader
     assert saved.train.mapper.white == 4095 and saved.test.mapper.white == expected
+
+
+def test_a_file_for_other_channels_than_rgb_is_refused(tmp_path, monkeypatch):
+    onnx_demo = pytest.importorskip("onnxruntime") and __import__("onnx_demo")
+
+    class Session:
+        custom_metadata_map = {onnx_demo.DESCRIPTION: '{"pixel_mean": [110, 110, 90, 70]}'}
+
+        def __init__(self, path, providers):
+            self.get_modelmeta = lambda: self
+
+    monkeypatch.setattr(onnx_demo.onnxruntime, "InferenceSession", Session)
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ValueError, match="4 channels"):
+        onnx_demo.Detector(str(tmp_path / "model.onnx"))

@@ -157,3 +157,12 @@ def test_large_scale_jitter_is_that_of_detectron2(records):
         for box, label in zip(found["instances"].gt_boxes, found["instances"].gt_classes):
             x, y = ((box[:2] + box[2:]) / 2).int()
             assert abs(int(found["image"][0, y, x]) - int(label)) <= 2
+
+
+def test_one_broken_file_is_one_unreadable_image_wherever_it_is_drawn(records):
+    records = [{**x, "annotations": x["annotations"]} for x in records]
+    records[1]["file_name"] = "nowhere.png"
+    made = loader(records, max_unreadable=1)
+    first(made, 12)
+    (reason,) = made.unreadable
+    assert "nowhere.png" in reason

@@ -261,3 +261,23 @@ def test_two_folders_of_one_name_and_none_to_evaluate_on(tmp_path):
     cfg = configure(parse_arguments([*args[:5], str(other)]))
     assert cfg.dataloader.test.dataset.names == "own_val"  # there was none
     assert str(other) in str(cfg.dataloader.test.dataset.source)
+
+
+def test_names_of_test_sets_may_have_dots(tmp_path):
+    folders = [write_parts(tmp_path / name) for name in ("day.v1i.coco", "night.v2i.coco")]
+    cfg = config_of("--data", str(folders[0]), "--test", str(folders[1]))
+    assert list(cfg.dataloader.more_tests) == ["night.v2i.coco"]
+    assert [name for name, _ in sets_of(cfg)] == ["", "night.v2i.coco"]
+
+
+def test_further_test_sets_do_not_decide_on_the_classes(tmp_path):
+    with pytest.raises(ConfigError, match="--data"):
+        config_of("--test", str(write_parts(tmp_path / "night")))
+
+
+def test_data_replace_those_of_a_saved_config(tmp_path):
+    LazyConfig.save(config_of(*options(write_voc(tmp_path / "one"))), str(tmp_path / "one.yaml"))
+    other = write(tmp_path / "two")
+    cfg = config_of(*options(other, other), config=tmp_path / "one.yaml")
+    assert set(cfg.dataloader.train.dataset.source) == {"_target_", "json_file", "image_root"}
+    assert len(instantiate(cfg.dataloader.train.dataset)) > 0

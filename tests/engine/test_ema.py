@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from interruption import toy
 from samdetr.engine import evaluate, train
+from samdetr.engine.config import apply_overrides
 
 EMA = ("train.ema.enabled=True", "train.ema.decay=0.9", "train.ema.warmup=5")
 
@@ -57,3 +58,11 @@ def test_a_run_may_begin_to_average_when_it_is_resumed(tmp_path):
     before = weights(tmp_path / "model_final.pth")
     run(tmp_path, *EMA, "train.max_iter=7", "optimizer.lr=1e-9", resume=True)
     assert_close(trained_weights(tmp_path / "model_final.pth"), before, rtol=0, atol=1e-5)
+
+
+def test_a_config_of_an_older_run_needs_no_more_than_to_enable_it(tmp_path):
+    cfg = toy(tmp_path, "train.max_iter=2")
+    del cfg.train.ema
+    apply_overrides(cfg, ["train.ema.enabled=True"])
+    train(cfg)
+    assert trained_weights(tmp_path / "model_final.pth")

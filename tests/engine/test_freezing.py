@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from interruption import finish, members, toy
 from samdetr.engine import ConfigError, build_model, build_optimizer, train
+from samdetr.engine.config import apply_overrides
 from samdetr.randomness import seed_all
 
 
@@ -75,3 +76,9 @@ def test_factors_and_frozen_parts_are_kept_by_the_saved_config(tmp_path):
     again = load_config(str(tmp_path / "config.yaml"), trusted=True)
     assert rates(again) == rates(cfg)
     assert_close(list(rates(again).values()), [0.01 * 0.5] * 2 + [0.01] * 2)
+
+
+def test_factors_of_a_saved_config_are_changed_by_name(tmp_path):
+    cfg = config(tmp_path, 'optimizer.params.factors={backbone: 0.5, "head.": 2}')
+    apply_overrides(cfg, ['optimizer.params.factors={"head.": 3, "norm.bias": 4}'])
+    assert cfg.optimizer.params.factors == {"backbone": 0.5, "head.": 3, "norm.bias": 4}

@@ -119,3 +119,10 @@ def test_other_parameters_cannot_be_resumed(tmp_path):
     train(toy(tmp_path, "train.max_iter=6"))
     with pytest.raises((CheckpointError, TrainingError), match=r"train\.freeze"):
         train(toy(tmp_path, "train.freeze=[backbone]"), resume=True)
+
+
+def test_reset_parts_may_be_of_another_kind(tmp_path):
+    source, model = ToyModel(), ToyModel()
+    source.head = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 4))
+    InitialCheckpointer(model, ["head"]).load(saved(source, tmp_path))
+    assert differing(model, source) == {"head.weight", "head.bias"}

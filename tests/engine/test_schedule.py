@@ -9,6 +9,7 @@ from test_engine_training import config, metrics, run
 
 from interruption import measured, rows, toy
 from samdetr.engine import ConfigError, train
+from samdetr.engine.config import apply_overrides
 
 # The toy of interruption.py has 10 images and 4 of them in a batch.
 
@@ -98,3 +99,49 @@ def test_validation_losses_are_those_of_all_boxes_at_once(tmp_path):
 def test_a_model_without_losses_cannot_be_validated_by_them(tmp_path):
     with pytest.raises(ConfigError, match="eval_loss"):
         train(config(tmp_path, "train.eval_loss=True"))
+
+
+def test_more_patience_continues_a_run_that_was_ended(tmp_path):
+    options = "train.eval_period=2", "dataloader.evaluator.aps=[20]", "train.max_iter=40"
+    run(tmp_path, *options, "train.early_stop.patience=2")
+    assert [x["iteration"] for x in metrics(tmp_path) if "bbox/AP" in x] == [1, 3, 5]
+    run(tmp_path, *options, "train.early_stop.patience=4", resume=True)
+    # The evaluation after iteration 5 is repeated, and not counted twice.
+    assert [x["iteration"] for x in metrics(tmp_path) if "bbox/AP" in x] == [1, 3, 5, 7, 9]
+
+
+def test_an_early_end_needs_evaluations(tmp_path):
+    with pytest.raises(ConfigError, match=r"eval_period=0"):
+        run(tmp_path, "train.early_stop.patience=2", "train.eval_period=0")
+
+
+def test_validation_losses_do_not_depend_on_random_numbers():
+    from test_accumulation import detector, images
+
+    model, records = detector("sam_detr_pp_smca_dn").eval(), images()
+    with torch.no_grad():
+        one, two = ({x: float(y) for x, y in model.losses(records).items()} for _ in range(2))
+    assert one == two and not any(name.endswith("_dn") for name in one)
+
+
+def test_workers_of_validation_losses_outlive_signals(tmp_path):
+    from detectron2.config import LazyCall as L
+    from detectron2.data import build_detection_test_loader
+
+    from samdetr.data import DetectionMapper
+    from samdetr.data.loader import outlive_signals
+    from samdetr.validation import ValidationLoss
+
+    cfg = config(tmp_path)
+    mapper = L(DetectionMapper)(is_train=False, augmentations=[], image_format="RGB")
+    cfg.dataloader.test = L(build_detection_test_loader)(dataset=[{}], mapper=mapper, num_workers=2)
+    model = torch.nn.Module()
+    model.losses = None
+    assert ValidationLoss(cfg, model).loader.worker_init_fn is outlive_signals
+
+
+@pytest.mark.parametrize("key", ["epochs", "eval_epochs", "checkpoint_epochs"])
+def test_epochs_that_were_whole_may_become_fractions(tmp_path, key):
+    cfg = toy(tmp_path, f"train.{key}=2")
+    apply_overrides(cfg, [f"train.{key}=2.5"])
+    assert cfg.train[key] == 2.5

@@ -28,6 +28,9 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["--config-file", "IN/nowhere.py"], "IN/nowhere.py"),
         ([*CONFIG, "--size", "31", "64"], "at least 32 pixels high and wide, got [(31, 64)]"),
     ],
+    "tools/average_checkpoints.py": [
+        (["IN/foreign.pth", "IN/nowhere.pth", "IN/out.pth"], "IN/nowhere.pth"),
+    ],
     "tools/benchmark.py": [([*CONFIG, "--json", "TEXT/out.json"], "TEXT")],
     "tools/benchmark_data.py": [(["--images", "0"], "'0' must be an integer, 1 or more")],
     "tools/convergence_study.py": [

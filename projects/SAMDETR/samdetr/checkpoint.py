@@ -252,8 +252,10 @@ class InitialCheckpointer(Checkpointer):
 
     def _judge(self, difference: Difference, path: str) -> None:
         missing = [x for x in difference.missing if not x.startswith(self.new)]
-        shapes = [row for row in difference.shapes if not row[0].startswith(self.new[:-1])]
-        difference = difference._replace(missing=missing, shapes=shapes)
+        reset = self.new[:-1]
+        unexpected = [x for x in difference.unexpected if not x.startswith(reset)]
+        shapes = [row for row in difference.shapes if not row[0].startswith(reset)]
+        difference = Difference(difference.loaded, missing, unexpected, shapes)
         if difference.fills_backbone_only:
             super()._judge(difference.of_backbone(), path)
             new = {x: NEW.search(x) for x in difference.missing}

@@ -92,12 +92,18 @@ def test_sets(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
 
 def loader_and_evaluator(dataloader: DictConfig, name: str) -> tuple[Any, DatasetEvaluator]:
     """Build the loader and the evaluator of a test set. Raises DataError if it has no images."""
-    loader = build(dataloader.test, "dataloader.test")
+    loader = test_loader(dataloader)
     if not any(comm.all_gather(len(loader))):
         raise DataError(f"{name or 'dataloader.test'} has no images to evaluate on")
+    return loader, build(dataloader.evaluator, "dataloader.evaluator")
+
+
+def test_loader(dataloader: DictConfig) -> Any:
+    """Build the loader of a test set, whose workers leave signals to the training."""
+    loader = build(dataloader.test, "dataloader.test")
     if isinstance(loader, DataLoader):
         loader.worker_init_fn = outlive_signals
-    return loader, build(dataloader.evaluator, "dataloader.evaluator")
+    return loader
 
 
 class ValidationLoss:
@@ -115,9 +121,9 @@ class ValidationLoss:
         if not hasattr(model, "losses"):
             raise ConfigError(f"train.eval_loss needs a SAMDETR, and the model is {type(model)}")
         self.model: Any = model
-        test = next(test_sets(cfg))[1].test
-        test.mapper.is_train = True
-        self.loader = build(test, "dataloader.test")
+        first = next(test_sets(cfg))[1]
+        first.test.mapper.is_train = True
+        self.loader = test_loader(first)
 
     def __call__(self) -> dict[str, float]:
         """Return the weighted losses by name, and `total_loss`, in all processes."""

@@ -85,6 +85,8 @@ def own_datasets(
             raise ConfigError(f"--data {args.data} excludes the options --train-... and --val-...")
         parts = recognise(args.data)
     parts, tests = {part: parts[part] for part in PARTS if part in parts}, _tests(args.test)
+    if tests and not parts and classes is None:
+        raise ConfigError("--test needs --data, or the config.yaml of a training on own data")
     if tests and "train" in parts and "val" not in parts:
         parts["val"] = tests.pop(next(iter(tests)))
     datasets = {}
@@ -110,7 +112,7 @@ def _tests(wanted: Sequence[str]) -> Parts:
     tests: Parts = {}
     for what in wanted:
         path = Path(os.path.abspath(what))
-        name = path.parent.name if path.suffix else path.name
+        name = path.parent.name if path.is_file() else path.name
         if name in (*PARTS, *tests):
             raise ConfigError(
                 f"--test {what}: the name {name} is taken, another folder name is needed"
@@ -141,8 +143,11 @@ def use(cfg: DictConfig, datasets: Mapping[str, DictConfig]) -> None:
         reference = re.fullmatch(r"\$\{([\w.]+)\}", str(kept.get("num_classes")))
         key = reference[1] if reference else "model.num_classes"
         settings = {"filter_empty": kept.get("filter_empty", False), "num_classes": f"${{{key}}}"}
-        place = f"{PARTS[part]}.dataset" if part in PARTS else f"more_tests.{part}"
-        OmegaConf.update(cfg.dataloader, place, OmegaConf.merge(dataset, settings))
+        if part in PARTS:  # not by an update, which would keep keys of another source
+            loader.dataset = OmegaConf.merge(dataset, settings)
+        else:
+            tests = cfg.dataloader.get("more_tests") or {}
+            cfg.dataloader.more_tests = {**tests, part: OmegaConf.merge(dataset, settings)}
         OmegaConf.update(cfg, key, len(dataset.classes))
     if "train" in datasets and "val" not in datasets:
         cfg.dataloader.test.dataset = cfg.dataloader.train.dataset

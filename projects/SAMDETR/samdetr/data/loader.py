@@ -40,7 +40,7 @@ class Sample(NamedTuple):
     """The content of one place in a batch."""
 
     mapped: Any
-    unreadable: dict[int, str]  # reasons by index of the images that it replaces
+    unreadable: list[str]  # one reason for each image that it replaces
 
 
 class PlacedDataset(Dataset[Sample]):
@@ -74,19 +74,18 @@ class PlacedDataset(Dataset[Sample]):
             DataError: if the mapper skips `ATTEMPTS` images in a row.
         """
         position, index = place
-        unreadable: dict[int, str] = {}
+        unreadable: list[str] = []
         with seeded(self.seed, position):
             for _ in range(ATTEMPTS):
                 try:
-                    mapped = self.mapper(self.records[index], *self.draw)
+                    if (mapped := self.mapper(self.records[index], *self.draw)) is not None:
+                        return Sample(mapped, unreadable)
                 except ImageError as error:
                     if not self.replace:
                         raise
-                    unreadable[index], mapped = str(error), None
-                if mapped is not None:
-                    return Sample(mapped, unreadable)
+                    unreadable.append(str(error))
                 index = random.randrange(len(self.records))
-        last = f", the last: {[*unreadable.values()][-1]}" if unreadable else ""
+        last = f", the last: {unreadable[-1]}" if unreadable else ""
         raise DataError(f"the mapper skipped {ATTEMPTS} images at position {position}{last}")
 
 
@@ -145,8 +144,8 @@ class TrainLoader(DataLoader[Sample]):
         settings: those of torch's loader.
 
     Attributes:
-        unreadable: reasons by index of the images that this process has replaced so far. They are
-            counted in the order of the batches, so the limit does not depend on workers.
+        unreadable: reasons, which name the files, why this process has replaced images so far. They
+            are counted in the order of the batches, so the limit does not depend on workers.
     """
 
     batch_sampler: PlacedBatches
@@ -154,7 +153,7 @@ class TrainLoader(DataLoader[Sample]):
     def __init__(self, *, max_unreadable: int, **settings: Any):
         super().__init__(**settings, collate_fn=trivial_batch_collator)
         self.max_unreadable = max_unreadable
-        self.unreadable: dict[int, str] = {}
+        self.unreadable: set[str] = set()
 
     def seek(self, iteration: int) -> None:
         """Start at the batch of an iteration; the number of processes may have changed."""
@@ -167,11 +166,9 @@ class TrainLoader(DataLoader[Sample]):
                 self._count(sample.unreadable)
             yield [sample.mapped for sample in samples]
 
-    def _count(self, unreadable: dict[int, str]) -> None:
-        for index, reason in unreadable.items():
-            if index in self.unreadable:
-                continue
-            self.unreadable[index] = reason
+    def _count(self, unreadable: list[str]) -> None:
+        for reason in filter(lambda x: x not in self.unreadable, unreadable):
+            self.unreadable.add(reason)
             count = len(self.unreadable)
             if count > self.max_unreadable:
                 raise DataError(

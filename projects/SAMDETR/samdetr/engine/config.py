@@ -80,6 +80,7 @@ KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (DictConfig, (), "a group of keys"),
 )
 BROKEN = (yaml.YAMLError, OmegaConfBaseException)
+FACTORS = "optimizer.params.factors"
 NOWHERE = object()  # result of looking up a missing key
 
 
@@ -268,7 +269,10 @@ def _set(cfg: DictConfig, key: str, value: Any) -> None:
     old = OmegaConf.select(cfg, key, default=NOWHERE)
     if isinstance(old, DictConfig) and isinstance(value, dict):
         for name, part in value.items():
-            _set(cfg, f"{key}.{name}", part)
+            if key == FACTORS:  # whose keys are any prefixes, with dots
+                old[name] = part
+            else:
+                _set(cfg, f"{key}.{name}", part)
         return
     if old is NOWHERE:
         _check_argument(cfg, key)
@@ -309,7 +313,7 @@ def _items(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _like(old: Any, new: Any, key: str) -> Any:
     """Return `new` if it has the type of `old`; 1e3 counts as an integer, null has every type."""
-    if new is None:
+    if new is None or isinstance(new, float) and key.endswith("epochs"):  # also fractions
         return new
     if isinstance(old, int) and isinstance(new, float) and new.is_integer():
         new = int(new)

@@ -33,7 +33,9 @@ class EMA(HookBase):
         ConfigError: if an argument is out of range.
     """
 
-    def __init__(self, model: nn.Module, decay: float, warmup: float = 2000, period: int = 1):
+    def __init__(
+        self, model: nn.Module, decay: float = 0.9998, warmup: float = 2000, period: int = 1
+    ):
         if not 0 <= decay < 1 or warmup < 0 or period < 1:
             raise ConfigError(
                 f"train.ema has decay={decay}, warmup={warmup}, period={period}; expected a decay "

@@ -90,17 +90,20 @@ class EarlyStop(HookBase):
         min_gain: least rise above the best value so far that counts as a gain.
 
     Raises:
-        ConfigError: if `patience` is not positive.
+        ConfigError: if `patience` is not positive, or nothing is evaluated before the end.
     """
 
     def __init__(self, metric: str, eval_period: int, patience: int, min_gain: float = 0.0):
-        if patience < 1:
-            raise ConfigError(f"train.early_stop.patience is {patience}, must be 1 or more")
+        if patience < 1 or eval_period < 1:
+            raise ConfigError(
+                f"train.early_stop.patience={patience} with train.eval_period={eval_period}: both "
+                "must be 1 or more"
+            )
         self.metric = metric
         self.eval_period = eval_period
         self.patience = patience
         self.min_gain = min_gain
-        self.state: dict[str, Any] = {"best": -math.inf, "waited": 0}
+        self.state: dict[str, Any] = {"best": -math.inf, "waited": 0, "iteration": -1}
 
     @property
     def finished(self) -> bool:
@@ -113,13 +116,15 @@ class EarlyStop(HookBase):
         Raises:
             Converged: in all processes, once there are enough of them.
         """
-        if self.eval_period < 1 or (self.trainer.iter + 1) % self.eval_period:
+        if (self.trainer.iter + 1) % self.eval_period:
             return
         value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
-        if iteration == self.trainer.iter:  # in the first process
-            gained = value > self.state["best"] + self.min_gain
-            best = max(self.state["best"], value) if gained else self.state["best"]
-            self.state = {"best": best, "waited": 0 if gained else self.state["waited"] + 1}
+        # In the first process, and not for an evaluation that `CatchUp` has repeated.
+        if iteration == self.trainer.iter > self.state["iteration"]:
+            best, waited = self.state["best"], self.state["waited"] + 1
+            if value > best + self.min_gain:
+                best, waited = value, 0
+            self.state = {"best": best, "waited": waited, "iteration": iteration}
         self.state = comm.all_gather(self.state)[0]
         if self.finished:
             self.trainer.read_metrics()

@@ -99,7 +99,7 @@ def train(cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
     scale_learning_rate(cfg)
     model = build_model(cfg)
     trainer = build_trainer(cfg, model)
-    own_hooks: list[hooks.HookBase] = build([*cfg.train.get("hooks", [])], "train.hooks")
+    own_hooks: list[hooks.HookBase] = build([*(cfg.train.get("hooks") or [])], "train.hooks")
     result = model  # that is evaluated and saved
     options = dict(cfg.train.get("ema", {}))
     if options.pop("enabled", False):
@@ -155,12 +155,13 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
 def is_finished(cfg: DictConfig, start_iter: int, after_saving: Sequence[hooks.HookBase]) -> bool:
     """Return whether a resumed run has nothing left to do, which is then logged."""
     max_iter, folder = cfg.train.max_iter, cfg.train.output_dir
-    finished = any(isinstance(x, EarlyStop) and x.finished for x in after_saving)
+    finished = early = any(isinstance(x, EarlyStop) and x.finished for x in after_saving)
     if start_iter == max_iter > 0:  # the evaluation of the last iteration may be missing
         finished |= not cfg.dataloader.evaluator or has_evaluation(folder, start_iter)
     if finished := finished or start_iter > max_iter:
-        text = "The run in %s is finished: it has trained %d iterations, train.max_iter is %d"
-        logging.getLogger(__name__).info(text, folder, start_iter, max_iter)
+        text = "The run in %s is finished%s: it has trained %d iterations, train.max_iter is %d"
+        reason = " by train.early_stop" if early else ""
+        logging.getLogger(__name__).info(text, folder, reason, start_iter, max_iter)
     return finished
 
 

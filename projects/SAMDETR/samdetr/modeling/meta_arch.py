@@ -181,10 +181,12 @@ class SAMDETR(nn.Module):
     def losses(
         self, batched_inputs: list[dict[str, Any]], step_counts: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """Return the weighted losses by name; see `forward`."""
+        """Return the weighted losses by name, in evaluation without denoising; see `forward`."""
         targets = self.targets(batched_inputs)._replace(accumulated=step_counts)
         images, padding = self.batch(batched_inputs)
-        predictions, known = self.predict(images.tensor, padding, targets)
+        # Denoising queries are random, which losses of a test set should not be.
+        known_targets = targets if self.training else None
+        predictions, known = self.predict(images.tensor, padding, known_targets)
         return self.criterion(predictions, targets, known)
 
     def detect(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
