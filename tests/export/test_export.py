@@ -176,3 +176,16 @@ def test_a_file_that_disagrees_is_an_error_and_does_not_replace_another(tmp_path
     with pytest.raises(DisagreementError, match="detector.ts, 72x96: scores differ by 1.0e-01"):
         export_model(make_detector("detr"), [path], Settings(sizes=SIZES), report=[].append)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_fails_at_other_sizes_is_an_error_and_is_not_kept(tmp_path, monkeypatch):
+    def run(*inputs):
+        raise RuntimeError("shape '[0, 12]' is invalid for input of size 4096")
+
+    kept = formats_module.FORMATS[".ts"]._replace(
+        write=lambda source, path: path.touch(), load=lambda path: run
+    )
+    monkeypatch.setitem(formats_module.FORMATS, ".ts", kept)
+    with pytest.raises(ExportError, match=r"detector\.ts fails for images of other sizes"):
+        export_model(make_model().eval(), [tmp_path / "detector.ts"])
+    assert not any(tmp_path.iterdir())
