@@ -19,38 +19,29 @@ from ..checkpoint import HEURISTICS, replacing
 from . import hf, official
 from .rules import ConversionError, StateDict, listed
 
-Convert = Callable[[Mapping[str, Tensor]], StateDict]
-
 # Names that identify the weights of each known code base, as regular expressions.
 DETR_DECODER = r"transformer\.decoder\.layers\.0\."
 DETR_ATTENTION = DETR_DECODER + r"multihead_attn\."
 
 
 class Source(NamedTuple):
-    """A kind of weights that can be converted.
+    """A kind of weights that can be converted."""
 
-    Fields:
-        what: the model in words, with its article.
-        evidence: regular expressions; each must match the start of some name.
-        convert: conversion of such weights to our names.
-        remark: further help.
-        author: author of the weights.
-        prefixless: True if the names lack the prefix `backbone.`.
-    """
-
-    what: str
-    evidence: tuple[str, ...]
-    convert: Convert
+    what: str  # the model in words, with its article
+    evidence: tuple[str, ...]  # regular expressions; each must match the start of some name
+    convert: Callable[[Mapping[str, Tensor]], StateDict]  # to our names
     remark: str = ""
     author: str = "samdetr"
-    prefixless: bool = False
+    prefixless: bool = False  # whether the names lack the prefix `backbone.`
 
     def fits(self, weights: Mapping[str, Tensor]) -> bool:
         """True if the names of the weights contain all evidence."""
         return all(_has(weights, pattern) for pattern in self.evidence)
 
 
-def _of_transformers(what: str, part: str, convert: Convert) -> Source:
+def _of_transformers(
+    what: str, part: str, convert: Callable[[Mapping[str, Tensor]], StateDict]
+) -> Source:
     help = "the folder it was saved in, or its file"
     return Source(f"a {what} of transformers", (rf"model\.{part}\.",), convert, help)
 
@@ -137,11 +128,7 @@ ROWS = {  # parameters with a row for each
 
 
 def recognise(weights: Mapping[str, Tensor]) -> str:
-    """Return the key in `SOURCES` for weights.
-
-    Raises:
-        ConversionError: if they are of no supported kind; it names what is known about them.
-    """
+    """Return the key in `SOURCES` for weights; raise ConversionError if they are of none."""
     for name, source in SOURCES.items():
         if source.fits(weights):
             return name
@@ -154,11 +141,7 @@ def recognise(weights: Mapping[str, Tensor]) -> str:
 
 
 def converted(weights: Mapping[str, Tensor], name: str) -> StateDict:
-    """Convert weights to our names.
-
-    Args:
-        weights: names and tensors.
-        name: their kind, a key of `SOURCES`.
+    """Convert weights of a kind, a key of `SOURCES`, to our names.
 
     Raises:
         ConversionError: if they are of another kind; it names the kind and its converter.
@@ -175,10 +158,7 @@ def converted(weights: Mapping[str, Tensor], name: str) -> StateDict:
 def describe(weights: Mapping[str, Tensor]) -> str:
     """Return the model in words, such as "SAM-DETR w/ SMCA (ResNet-50, width 256, ...)".
 
-    DC5 is not among them: dilation changes no weight.
-
-    Args:
-        weights: names and shapes of a model of this package or of Detectron2.
+    The weights are of a model of this package or of Detectron2. DC5 changes none of them.
     """
     details = ", ".join(_details(weights))
     return _architecture(weights) + (f" ({details})" if details else "")

@@ -1,6 +1,7 @@
 """Weights of the DETRs in the package `transformers` under our names.
 
-Both the names in published files and those of the modules since its version 5 are known.
+Both the names in published files and those of the modules since its version 5 are known. Functions
+take and return weights by name; they raise ConversionError if these are of another model.
 """
 
 from __future__ import annotations
@@ -79,17 +80,7 @@ QUERIES = "model.query_position_embeddings.weight"
 
 
 def hf_detr_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
-    """Convert a DetrForObjectDetection for a `detr_softmax_*` config.
-
-    Args:
-        state: names and tensors of `transformers`, here and below.
-
-    Returns:
-        Our names and tensors, here and below.
-
-    Raises:
-        ConversionError: if the weights are not of such a model, here and below.
-    """
+    """Convert a DetrForObjectDetection for a `detr_softmax_*` config."""
     converted = _converted(state, RULES, "a DETR", QUERIES)
     head = {k: v for k, v in converted.items() if k.startswith("decoder.heads.0.classes.")}
     return converted | split_classes(head)

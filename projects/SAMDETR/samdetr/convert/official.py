@@ -1,6 +1,7 @@
 """Weights of the official SAM-DETR, both ways, of the original DETR and of torchvision's ResNets.
 
 Also COCO's class rows: the official heads have one per category id, Detectron2's one per class.
+Functions take and return weights by name; they raise ConversionError if these are of another model.
 
 SAM-DETR: https://github.com/ZhangGongjie/SAM-DETR, DETR: https://github.com/facebookresearch/detr.
 """
@@ -119,14 +120,7 @@ TORCHVISION: Rules = rules([*RESNET, ("fc", "linear")])
 def official_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
     """Convert an official SAM-DETR, single- or multi-scale, with or without SMCA.
 
-    Args:
-        state: official names and tensors.
-
-    Returns:
-        Names and tensors of the SAMDETR that the config of the same variant builds.
-
-    Raises:
-        ConversionError: if the weights are not of such a model.
+    The result is for the SAMDETR that the config of the same variant builds.
     """
     require(state, MODEL, "query_embed.weight", GATE)
     rows, dim = state[GATE].shape
@@ -147,16 +141,7 @@ def samdetr_to_official(state: Mapping[str, Tensor]) -> StateDict:
     """Convert the model of a `sam_detr_*` or `sam_detr_pp_*` config to the official names.
 
     The parameters of denoising are left out: the official code has none, and inference does not
-    use them.
-
-    Args:
-        state: our names and tensors.
-
-    Returns:
-        Official names and tensors, with the box heads under both of their names.
-
-    Raises:
-        ConversionError: if the official code has no such model.
+    use them. The box heads are returned under both of their official names.
     """
     require(state, "a SAM-DETR", QUERIES)
     dense = any(name.endswith(".attention.in_proj.weight") for name in state)
@@ -187,8 +172,7 @@ def _joined(state: Mapping[str, Tensor]) -> StateDict:
 def coco80(state: Mapping[str, Tensor]) -> StateDict:
     """Return converted weights with the class rows of COCO's 80 classes, in Detectron2's order.
 
-    Raises:
-        ConversionError: if a head does not have a row for each of COCO's category ids, 0 to 90.
+    A head must have a row for each of COCO's category ids, 0 to 90.
     """
     return {k: v[coco_class_rows(len(v))] if CLASS_ROWS.match(k) else v for k, v in state.items()}
 
@@ -196,8 +180,7 @@ def coco80(state: Mapping[str, Tensor]) -> StateDict:
 def coco91(state: Mapping[str, Tensor]) -> StateDict:
     """Return weights with a class row per category id, 0 to 90; ids without a class never fire.
 
-    Raises:
-        ConversionError: if a head does not have 80 rows.
+    A head must have 80 rows.
     """
     return {k: _spread(v, k) if CLASS_ROWS.match(k) else v for k, v in state.items()}
 
@@ -223,15 +206,7 @@ def detr_to_samdetr(state: Mapping[str, Tensor]) -> StateDict:
     """Convert an original single-scale DETR without its class head.
 
     That head is trained with a softmax and a "no object" class, which the focal loss does not have.
-
-    Args:
-        state: names and tensors of the original.
-
-    Returns:
-        Names and tensors for the SAMDETR of a `detr_*` config with as many queries.
-
-    Raises:
-        ConversionError: if the weights are not of such a model.
+    The result is for the SAMDETR of a `detr_*` config with as many queries.
     """
     require(state, ORIGINAL, "transformer.decoder.layers.0.multihead_attn.in_proj_weight")
     return renamed({k: v for k, v in state.items() if not k.startswith(CLASSES)}, DETR, ORIGINAL)
@@ -241,7 +216,6 @@ def detr_to_baseline(state: Mapping[str, Tensor]) -> StateDict:
     """Convert an original DETR for a `detr_*` config, with a new class head at the focal prior.
 
     The head makes the file complete for a strict checkpointer; it has no row for "no object".
-    Args and errors: as in `detr_to_samdetr`.
     """
     values = {f"{CLASSES}weight": 0.0, f"{CLASSES}bias": PRIOR_LOGIT}
     new = {k: state[k][:-1].clone().fill_(x) for k, x in values.items() if k in state}
@@ -249,10 +223,7 @@ def detr_to_baseline(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def detr_to_softmax(state: Mapping[str, Tensor]) -> StateDict:
-    """Convert all weights of an original DETR, for a `detr_softmax_*` config.
-
-    Args and errors: as in `detr_to_samdetr`.
-    """
+    """Convert all weights of an original DETR, for a `detr_softmax_*` config."""
     require(state, "a complete original DETR", f"{CLASSES}weight")
     head = {k: v for k, v in state.items() if k.startswith(CLASSES)}
     return {**detr_to_samdetr(state), **split_classes(renamed(head, DETR, ORIGINAL))}
@@ -270,12 +241,6 @@ def torchvision_to_detectron2(state: Mapping[str, Tensor]) -> StateDict:
     The names have no prefix, like those of the backbones in Detectron2's model zoo; a checkpointer
     finds them with `matching_heuristics`. Such backbones take RGB images, divided by 255 and
     normalised, and have the strides in their 3x3 convolutions (`stride_in_1x1=False`).
-
-    Args:
-        state: torchvision's names and tensors.
-
-    Raises:
-        ConversionError: if the weights are not of such a model.
     """
     model = "a ResNet of torchvision"
     require(state, model, "conv1.weight", "layer1.0.conv1.weight")

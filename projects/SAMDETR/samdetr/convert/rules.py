@@ -46,16 +46,7 @@ def rename(name: str, rules: Rules) -> str:
 
 
 def renamed(state: Mapping[str, Tensor], rules: Rules, model: str) -> StateDict:
-    """Return weights under new names.
-
-    Args:
-        state: names and tensors.
-        rules: one of them must apply to every name.
-        model: name of the model in the error, with its article.
-
-    Raises:
-        ConversionError: if no rule applies to a name.
-    """
+    """Return weights under new names; raise ConversionError if no rule applies to one of them."""
     names = {name: rename(name, rules) for name in state}
     unknown = [old for old, new in names.items() if old == new]
     if unknown:

@@ -23,18 +23,8 @@ from ..errors import ImageError
 
 # Files that are picked from folders; a file that is named itself may have any suffix.
 IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".ppm",
-    ".pgm",
-    ".npy",
-)
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".npy",
+)  # fmt: skip
 
 
 def image_size(file_name: str | os.PathLike[str]) -> tuple[int, int]:

@@ -42,19 +42,12 @@ CHECKED_SHAPES = ((480, 640), (640, 480), (640, 640))  # before the images are r
 
 
 class Settings(NamedTuple):
-    """Options of an export.
+    """Options of an export."""
 
-    Fields:
-        preprocessing: "inside" or "outside" of the graph, a key of `INPUTS`.
-        top_k: place where the best detections are selected, a key of `OUTPUTS`.
-        any_batch: leave the number of images free; otherwise it is 1.
-        sizes: image sizes at which the file is compared with the model.
-    """
-
-    preprocessing: str = "inside"
-    top_k: str = "inside"
-    any_batch: bool = True
-    sizes: Sequence[tuple[int, int]] = CHECKED_SHAPES
+    preprocessing: str = "inside"  # or "outside" of the graph: a key of `INPUTS`
+    top_k: str = "inside"  # where the best detections are selected: a key of `OUTPUTS`
+    any_batch: bool = True  # leave the number of images free; otherwise it is 1
+    sizes: Sequence[tuple[int, int]] = CHECKED_SHAPES  # at which file and model are compared
 
 
 DEFAULT = Settings()

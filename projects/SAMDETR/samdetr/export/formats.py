@@ -124,17 +124,11 @@ def load_onnx(path: Path) -> Runner:
 
 
 class Format(NamedTuple):
-    """A file format.
-
-    Fields:
-        write: write a source to a path.
-        load: load a file as a function from inputs to outputs.
-        needs: modules of the `export` extra of this package.
-    """
+    """A file format."""
 
     write: Callable[[Source, Path], None]
-    load: Callable[[Path], Runner]
-    needs: tuple[str, ...] = ()
+    load: Callable[[Path], Runner]  # as a function from inputs to outputs
+    needs: tuple[str, ...] = ()  # modules of the `export` extra of this package
 
 
 FORMATS = {

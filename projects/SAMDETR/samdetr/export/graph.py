@@ -36,11 +36,8 @@ PIXEL_TOLERANCE = 0.1
 class PixelInputs(nn.Module):
     """Normalise and pad images inside the graph.
 
-    Args:
-        model: the detector.
-
     Raises:
-        ExportError: if its backbone needs square images of a fixed size.
+        ExportError: if the backbone needs square images of a fixed size.
     """
 
     axes = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"}}
@@ -85,11 +82,7 @@ class PixelInputs(nn.Module):
 
 
 class NormalisedInputs(nn.Module):
-    """Take images that are normalised and padded outside of the graph.
-
-    Args:
-        model: the detector.
-    """
+    """Take images that are normalised and padded outside of the graph."""
 
     axes = {
         "images": {0: "batch", 2: "height", 3: "width"},
@@ -116,11 +109,7 @@ class NormalisedInputs(nn.Module):
 
 
 class BestDetections(nn.Module):
-    """Select the query-class pairs with the highest scores inside the graph.
-
-    Args:
-        model: the detector, for its `detections_per_image`.
-    """
+    """Select the query-class pairs with the highest scores inside the graph."""
 
     axes = {"boxes": {0: "batch"}, "scores": {0: "batch"}, "classes": {0: "batch"}}
 
@@ -142,11 +131,7 @@ class BestDetections(nn.Module):
 
 
 class AllPairs(nn.Module):
-    """Return all pairs; the best are selected outside of the graph.
-
-    Args:
-        model: the detector.
-    """
+    """Return all pairs; the best are selected outside of the graph."""
 
     axes = {"boxes": {0: "batch"}, "scores": {0: "batch"}}
 
@@ -169,13 +154,7 @@ OUTPUTS = {"inside": BestDetections, "outside": AllPairs}  # by the place of the
 
 
 class DetectionGraph(nn.Module):
-    """A detector between an input and an output module.
-
-    Args:
-        model: the detector, which is copied.
-        inputs: one of INPUTS.
-        outputs: one of OUTPUTS.
-    """
+    """A copy of a detector between one of the modules in INPUTS and one of those in OUTPUTS."""
 
     def __init__(self, model: SAMDETR, inputs: nn.Module, outputs: nn.Module):
         super().__init__()
