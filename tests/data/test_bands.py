@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from samdetr import Predictor
 from samdetr.checkpoint import InitialCheckpointer
 from samdetr.data import DetectionMapper, read_bands
-from samdetr.data.bands import composite
+from samdetr.data.bands import composite, image_size
 from samdetr.engine import load_config
 from samdetr.errors import ImageError
 
@@ -29,8 +29,9 @@ def save(folder, image, suffix):
         np.save(path, image)
     elif image.shape[-1] == 1:
         Image.fromarray(image[..., 0]).save(path)
-    elif suffix == ".tif":
-        tifffile.imwrite(path, image, photometric="minisblack")
+    elif suffix in (".tif", ".tiff"):  # pages of rows, as written without options, or bands
+        planes = {"planarconfig": "contig"} if suffix == ".tiff" else {}
+        tifffile.imwrite(path, image, photometric="minisblack", **planes)
     else:
         Image.fromarray(image).save(path)
     return path
@@ -38,17 +39,29 @@ def save(folder, image, suffix):
 
 @pytest.mark.parametrize(
     ("count", "suffix"),
-    [(1, ".png"), (1, ".tif"), (3, ".png"), (4, ".png"), (2, ".npy"), (5, ".tif"), (7, ".npy")],
+    [
+        (1, ".png"),
+        (1, ".tif"),
+        (3, ".png"),
+        (4, ".png"),
+        (2, ".npy"),
+        (5, ".tif"),
+        (5, ".tiff"),
+        (7, ".npy"),
+    ],
 )
 def test_channels_are_those_that_are_stored(tmp_path, count, suffix):
     image = channels(count)
-    found = read_bands(save(tmp_path, image, suffix))
+    found = read_bands(path := save(tmp_path, image, suffix))
     assert found.dtype == np.uint8 and np.array_equal(found, image)
+    assert image_size(path) == (20, 16)
 
 
 def test_channels_may_come_first(tmp_path):
     image = channels(4)
-    assert np.array_equal(read_bands(save(tmp_path, image.transpose(2, 0, 1), ".npy")), image)
+    path = save(tmp_path, image.transpose(2, 0, 1), ".npy")
+    assert np.array_equal(read_bands(path), image)
+    assert image_size(path) == (20, 16)
 
 
 @pytest.mark.parametrize(("dtype", "white"), [("uint16", None), ("uint16", 4095), ("float32", 1)])

@@ -16,7 +16,8 @@ from PIL import Image
 from bad_images import KINDS, encoded, make, seeds
 from command_line import train_net
 from samdetr.data import DetectionMapper, ImageError, build_train_loader, read_image
-from samdetr.data.images import image_size, warn_of_dark_images
+from samdetr.data.bands import image_size
+from samdetr.data.images import warn_of_dark_images
 from samdetr.engine import main
 from samdetr.predictor import image_files, to_rgb
 

@@ -23,7 +23,8 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ..errors import DataError
-from .images import IMAGE_SUFFIXES, image_size
+from .bands import image_size
+from .images import IMAGE_SUFFIXES
 
 Record = dict[str, Any]
 """An image or an annotation, in Detectron2's format unless stated otherwise."""

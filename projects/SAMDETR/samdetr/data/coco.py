@@ -19,7 +19,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import DataError
 from .annotations import Annotations, Record, around, four_numbers, located, ordered, whole
-from .images import image_size
+from .bands import image_size
 
 KINDS = ("categories", "images")
 COCO_URL = "http://images.cocodataset.org/"  # before the folder and name of an image

@@ -6,7 +6,6 @@ Units: pixels. Images are (H, W, 3) uint8.
 """
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -25,19 +24,6 @@ from ..errors import ImageError
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".npy",
 )  # fmt: skip
-
-
-def image_size(file_name: str | os.PathLike[str]) -> tuple[int, int]:
-    """Read width and height of an upright image from the head of its file.
-
-    Raises:
-        ImageError: if the file is missing or no image; names it.
-    """
-    with naming(str(file_name)), Image.open(file_name) as image:
-        turned = False
-        with suppress(Exception):  # a damaged EXIF block; Pillow turns a TIFF itself
-            turned = image.format != "TIFF" and image.getexif().get(0x0112) in (5, 6, 7, 8)
-        return image.size[::-1] if turned else image.size
 
 
 def read_image(
