@@ -76,7 +76,8 @@ def test_another_number_of_queries_keeps_the_first_ones(tmp_path, name, queries,
     assert f"{min(queries, 30)} of 30 rows of {key}" in caplog.text
 
 
-def test_denoising_may_be_new_and_classes_too(tmp_path):
+def test_denoising_may_be_new_and_classes_too(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     source = mini("sam_detr")
     model = mini("sam_detr_dn", "model.num_classes=3", "model.num_queries=25")
     drawn = model.denoising.labels.weight.clone()
@@ -84,6 +85,7 @@ def test_denoising_may_be_new_and_classes_too(tmp_path):
     new = {x for x in differing(model, source) if ".classes." not in x}
     assert new == {"denoising.labels.weight", "queries.reference.weight"}
     assert_close(model.denoising.labels.weight, drawn)
+    assert "initial values stay in denoising.labels.weight" in caplog.text
 
 
 def test_a_resumed_run_takes_new_rates_and_says_so(tmp_path, caplog):

@@ -221,40 +221,40 @@ class InitialCheckpointer(Checkpointer):
 
     def __init__(self, model: nn.Module, reset: Sequence[str] = ()):
         super().__init__(model)
-        self.new = *reset, TRAINING_ONLY
+        self.reset = tuple(reset)
         for prefix in reset:
             if not any(name.startswith(prefix) for name in model.state_dict()):
                 raise ConfigError(f"train.init_reset has {prefix!r}, and no parameter begins so")
 
     def _load_model(self, checkpoint: Any) -> Any:
         own = self.model.state_dict()
-        initial = {name: x.clone() for name, x in own.items() if name.startswith(self.new[:-1])}
-        weights, kept = checkpoint["model"], {}
+        initial = {name: x.clone() for name, x in own.items() if name.startswith(self.reset)}
+        weights, remarks = checkpoint["model"], []
         channels = len(getattr(self.model, "pixel_mean", range(3)))
         for name, x in weights.items() if channels != 3 else ():
             if x.ndim == 4 and x.shape[1] == 3:
                 weights[name], how = adapted_stem(torch.as_tensor(x), channels)
-                kept[name] = f"{name} is adapted from 3 to {channels} channels by {how}"
+                remarks.append(f"{name} is adapted from 3 to {channels} channels by {how}")
         for name in [x for x in weights if x.startswith(OF_QUERIES) and x in own]:
             given, rows = torch.as_tensor(weights[name]), own[name].clone()
             if given.shape[1:] == rows.shape[1:] and len(given) != len(rows):
                 count = min(len(given), len(rows))
                 rows[:count] = given[:count]
-                weights[name], kept[name] = rows, f"{count} of {len(given)} rows of {name} are used"
+                weights[name] = rows
+                remarks.append(f"{count} of {len(given)} rows of {name} are used")
         found = super()._load_model(checkpoint)
         for name, x in initial.items():  # not by load_state_dict: frozen norms fill what it lacks
             own[name].copy_(x)
-        if initial:
-            kept[""] = f"initial values stay in {', '.join(initial)}"
-        if kept:
-            self.logger.info("Of the file: %s", "; ".join(kept.values()))
+        if new := [*initial, *(x for x in found.missing_keys if x.startswith(TRAINING_ONLY))]:
+            remarks.append(f"initial values stay in {', '.join(dict.fromkeys(new))}")
+        if remarks:
+            self.logger.info("Of the file: %s", "; ".join(remarks))
         return found
 
     def _judge(self, difference: Difference, path: str) -> None:
-        missing = [x for x in difference.missing if not x.startswith(self.new)]
-        reset = self.new[:-1]
-        unexpected = [x for x in difference.unexpected if not x.startswith(reset)]
-        shapes = [row for row in difference.shapes if not row[0].startswith(reset)]
+        missing = [x for x in difference.missing if not x.startswith((*self.reset, TRAINING_ONLY))]
+        unexpected = [x for x in difference.unexpected if not x.startswith(self.reset)]
+        shapes = [row for row in difference.shapes if not row[0].startswith(self.reset)]
         difference = Difference(difference.loaded, missing, unexpected, shapes)
         if difference.fills_backbone_only:
             super()._judge(difference.of_backbone(), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,18 +128,16 @@ class ValidationLoss:
 
     def __call__(self) -> dict[str, float]:
         """Return the weighted losses by name, and `total_loss`, in all processes."""
-        sums: dict[str, float] = {"boxes": 0.0}
+        sums, boxes = Counter[str](), 0
         with torch.no_grad(), inference_context(self.model):
             for batch in self.loader:
-                boxes = sum(len(x["instances"]) for x in batch)
-                losses = self.model.losses(batch)
+                count = sum(len(x["instances"]) for x in batch)
                 # A loss is divided by the boxes of its batch, or by 1 if there are none.
-                found = {name: max(1, boxes) * float(loss) for name, loss in losses.items()}
-                for name, value in {**found, "boxes": float(boxes)}.items():
-                    sums[name] = sums.get(name, 0.0) + value
-        parts = comm.all_gather(sums)
-        names = dict.fromkeys(name for part in parts for name in part)
-        sums = {name: sum(part.get(name, 0.0) for part in parts) for name in names}
-        count = max(1.0, sums.pop("boxes"))
-        means = {name: value / count for name, value in sums.items()}
-        return {**means, "total_loss": sum(means.values())}
+                losses = self.model.losses(batch).items()
+                sums.update({name: max(1, count) * float(loss) for name, loss in losses})
+                boxes += count
+        total = Counter[str]()
+        for part in comm.all_gather(sums):
+            total.update(part)
+        boxes = max(1, sum(comm.all_gather(boxes)))
+        return {name: x / boxes for name, x in {**total, "total_loss": total.total()}.items()}

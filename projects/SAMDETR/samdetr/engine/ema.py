@@ -14,11 +14,10 @@ from ..errors import ConfigError
 
 
 class EMA(HookBase):
-    """Averages the weights after each `period` steps: average += (1 - d) (weights - average).
+    """Averages the weights: average += (1 - d) (weights - average), where the decay d rises from 0.
 
-    The decay d rises from 0: after n updates it is decay * (1 - exp(-n / warmup)), as in YOLOv5 and
-    RT-DETR. Evaluation, checkpoints and the best model are those of the average; the weights that
-    training continues with are in the hook's part of a checkpoint.
+    After n updates d is decay * (1 - exp(-n / warmup)), as in YOLOv5 and RT-DETR. What is evaluated
+    and saved is the average; the hook's state has the weights that training continues from.
 
     Args:
         model: that is trained, without DDP.

@@ -129,12 +129,8 @@ class EarlyStop(HookBase):
         if self.finished:
             self.trainer.read_metrics()
             logger.info(
-                "%s has not risen above %g in %d evaluations: the training ends after iteration "
-                "%d (train.early_stop)",
-                self.metric,
-                self.state["best"],
-                self.patience,
-                self.trainer.iter,
+                f"{self.metric} has not risen above {self.state['best']:g} in {self.patience} "
+                f"evaluations: the training ends after iteration {self.trainer.iter}"
             )
             raise Converged
 
