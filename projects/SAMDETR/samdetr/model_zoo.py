@@ -129,12 +129,7 @@ def load_any(
 ) -> DictConfig:
     """Load a config file or, if there is no such file, the config of that name in the zoo.
 
-    Args:
-        config: file or name.
-        overrides, trusted: as in `samdetr.engine.load_config`, whose errors may be raised too.
-
-    Raises:
-        UnknownConfigError: if `config` is neither.
+    Args and errors: as in `get_config_file` and `samdetr.engine.load_config`.
     """
     path = os.fspath(config)
     return load_config(path if os.path.isfile(path) else get_config_file(path), overrides, trusted)
@@ -189,8 +184,8 @@ def row(name: str) -> Row:
     metadata = MetadataCatalog.get(cfg.dataloader.test.dataset.names)
     checkpoint, backbone = get_checkpoint(name), cfg.train.init_checkpoint
     weights = checkpoint or backbone
-    licences = [text for prefix, text in LICENCES.items() if weights.startswith(prefix)]
-    other = "see the source of the weights" if weights else ""
+    unknown = "see the source of the weights" if weights else ""
+    licences = (text for prefix, text in LICENCES.items() if weights.startswith(prefix))
     return Row(
         name,
         title,
@@ -199,7 +194,7 @@ def row(name: str) -> Row:
         tuple(metadata.thing_classes),
         checkpoint,
         backbone,
-        licences[0] if licences else other,
+        next(licences, unknown),
     )
 
 

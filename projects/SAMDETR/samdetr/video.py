@@ -64,11 +64,9 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Write frames, all of the size of the first one, to a video file.
+    """Write frames, all of the size of the first one, to a file whose suffix selects the container.
 
-    Args:
-        path: file whose suffix selects the container format.
-        rate: frames per second.
+    The rate is in frames per second.
     """
 
     def __init__(self, path: Path, rate: float):

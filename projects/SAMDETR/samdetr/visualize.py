@@ -64,14 +64,7 @@ def draw_ground_truth(picture: Picture, instances: Instances, metadata: Metadata
 def draw_detections(
     picture: Picture, instances: Instances, metadata: Metadata, scale: float = 1.0
 ) -> Picture:
-    """Draw `pred_boxes` with class and score.
-
-    Args:
-        picture: the image.
-        instances: detections in pixels of `picture`.
-        metadata: of the data set, for `thing_classes`.
-        scale: factor by which the drawing is larger than `picture`.
-    """
+    """Draw `pred_boxes`, in pixels of `picture`, with class and score, enlarged by `scale`."""
     drawn = Visualizer(picture, metadata, scale)
     with labels_as_text():
         return drawn.draw_instance_predictions(instances.to("cpu")).get_image()
@@ -119,7 +112,6 @@ def draw_comparison(
     Args:
         model: a detector in evaluation mode.
         inputs: `image` and `instances` of each image, as the training mapper returns them.
-        metadata: of the data set, for `thing_classes`.
         threshold: lowest score of the detections that are drawn.
     """
     figure = Figure(figsize=(2.4 * len(inputs), 5.2), layout="constrained")

@@ -31,21 +31,16 @@ from .launch import Stopped, StopRequest
 class Seed(HookBase):
     """Seeds every iteration as a function of the run's seed, the iteration and the process.
 
-    The seed is then all of the random state that a checkpoint needs.
-
-    Args:
-        seed: of the run, 0 or more; loading a checkpoint replaces it.
+    The seed, 0 or more, is then all of the random state that a checkpoint needs.
     """
 
     def __init__(self, seed: int):
         self.seed = seed
 
     def before_step(self) -> None:
-        """Seed this iteration in this process."""
         seed_all(self.seed, self.trainer.iter, comm.get_rank())
 
     def state_dict(self) -> dict[str, int]:
-        """Return the seed and the number of processes."""
         return {"seed": self.seed, "processes": comm.get_world_size()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -67,10 +62,7 @@ class Seed(HookBase):
 class CatchUp(HookBase):
     """Runs the hooks that were still due when the checkpoint of an iteration was made.
 
-    A checkpoint is made before the evaluation of its iteration, which may fail.
-
-    Args:
-        hooks: those after the one that makes checkpoints.
+    These are the ones after the hook that makes checkpoints: an evaluation may fail.
     """
 
     def __init__(self, hooks: Sequence[HookBase]):
@@ -112,7 +104,6 @@ class MetricsWriter(hooks.PeriodicWriter):
         ]
 
     def before_train(self) -> None:
-        """Open the writers in the first process."""
         if comm.is_main_process():
             rewind(self.folder, self.trainer.start_iter)
             # TensorBoard's writer is the last one, since it deletes the pictures it has written.
@@ -176,7 +167,6 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         self.stop = stop
 
     def before_train(self) -> None:
-        """Find the checkpoints of earlier iterations."""
         super().before_train()
         first = f"{self.checkpointer.save_dir}/{self.file_prefix}_{self.trainer.start_iter:07}"
         self.recent_checkpoints = [x for x in self.checkpointer.numbered() if x < first]
@@ -245,7 +235,6 @@ class BestCheckpointer(hooks.BestCheckpointer):
         self.recorded: int | None = None  # iteration
 
     def before_train(self) -> None:
-        """Continue with the best value of the iterations before this one."""
         if self.trainer.start_iter == 0 or not self.file.is_file():
             return
         best = json.loads(self.file.read_text())
@@ -254,12 +243,10 @@ class BestCheckpointer(hooks.BestCheckpointer):
             self.recorded = self.best_iter
 
     def after_step(self) -> None:
-        """Save the model if it is the best, then its value."""
         super().after_step()
         self._record()
 
     def after_train(self) -> None:
-        """Save the model if it is the best, then its value."""
         super().after_train()
         self._record()
 

@@ -112,17 +112,14 @@ def export_model(
 ) -> list[Check]:
     """Export a detector on the CPU; a file is only kept if it agrees with the model.
 
+    Returns the comparisons of each file with the model, with which `report` is called too.
+
     Args:
         model: a `SAMDETR` in evaluation mode.
         paths: files to write, whose suffixes select the formats (see `FORMATS`).
-        settings: options.
         description: entries to add to the file's description: `resize`, with `short_edge` and
             `max_size`; `white`, as of the mapper; `classes`, a list of names; and `category_ids`,
             the data set's own ids of them.
-        report: called with each comparison.
-
-    Returns:
-        The comparisons.
 
     Raises:
         ExportError: if the model or a path cannot be exported.

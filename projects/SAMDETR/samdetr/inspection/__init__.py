@@ -1,7 +1,7 @@
 """Visualisation of the decoder: the attention of every layer, query and head (figures 3 and 5)."""
 
 from .comparison import Contestant, draw_images, image_records, inspect, load_contestants
-from .drawing import draw_heads, draw_layers, save_figure, write_page
+from .drawing import draw_heads, draw_layers, write_page
 from .views import (
     ImageView,
     LayerRecord,
@@ -11,7 +11,6 @@ from .views import (
     QueryView,
     attention_weights,
     best_queries,
-    check_attention,
     gaussian_sharpness,
     observe,
     same_object,

@@ -17,8 +17,8 @@ from ..modeling import SAMDETR
 from ..modeling.ops.boxes import corners
 from ..predictor import PathLike, image_files
 from ..visualize import to_picture
-from .drawing import DPI, draw_heads, draw_layers, save_figure, write_page
-from .views import ImageView, best_queries, check_attention, observe, same_object, view_query
+from .drawing import DPI, draw_heads, draw_layers, write_page
+from .views import ImageView, best_queries, decoder_layers, observe, same_object, view_query
 
 PAGE = "index.html"
 
@@ -53,7 +53,7 @@ def load_contestants(
     for (config, checkpoint), stem in zip(pairs, stems):
         cfg = model_zoo.load_any(config, trusted=trusted)
         model, metadata = load(cfg, checkpoint, device)
-        check_attention(model.eval())
+        decoder_layers(model.eval())  # raises
         name = stem if stems.count(stem) == 1 else f"{stem} {Path(checkpoint).stem}"
         mapper = instantiate(cfg.dataloader.test.mapper)
         classes = metadata.get("thing_classes")
@@ -127,9 +127,7 @@ def draw_images(
     Args:
         contestants, queries, count: as in `inspect`.
         records: dataset entries whose file names differ.
-        folder: where files are written.
         html: write the page.
-        dpi: resolution of the figures.
 
     Returns:
         The files written, and the error of each image that could not be read.
@@ -161,5 +159,5 @@ def _draw(view: ImageView, folder: Path, dpi: int) -> Iterator[Path]:
         figures[f"query{views[0].query}"] = draw_heads(view.picture, views)
     for name, figure in figures.items():
         file = folder / f"{Path(view.name).stem}_{name}.png"
-        save_figure(figure, file, dpi)
+        figure.savefig(file, dpi=dpi)
         yield file

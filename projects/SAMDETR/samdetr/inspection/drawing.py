@@ -23,7 +23,6 @@ from .views import ImageView, LayerView, MapView, QueryView
 try:
     from matplotlib import colormaps
     from matplotlib.axes import Axes
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Ellipse, Rectangle
     from matplotlib.patheffects import withStroke
@@ -66,9 +65,7 @@ def draw_layers(view: ImageView) -> Figure:
 def draw_heads(picture: np.ndarray, views: Sequence[QueryView]) -> Figure:
     """Draw figure 5: a row per model and decoder layer, a column per head.
 
-    Args:
-        picture: (height, width, 3) uint8 RGB.
-        views: one object as seen by each model.
+    The views are of one object in a (height, width, 3) uint8 RGB picture, one by each model.
     """
     names, layers = [], []
     for query in views:
@@ -86,15 +83,6 @@ def draw_heads(picture: np.ndarray, views: Sequence[QueryView]) -> Figure:
             _draw_map(axis, picture, shown, layer)
             _draw_points(axis, picture, shown)
     return figure
-
-
-def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
-    """Write a PNG with a palette, which is a quarter of the size of an RGB file."""
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 def _grid(

@@ -54,17 +54,12 @@ class Observation(NamedTuple):
 
 @torch.no_grad()
 def observe(model: SAMDETR, batched_inputs: list[dict[str, Any]]) -> Observation:
-    """Run a detector in evaluation mode, in float32, and record its decoder.
-
-    Args:
-        model: the detector.
-        batched_inputs: as in `SAMDETR.forward`.
+    """Run a detector in evaluation mode, in float32, on inputs of `SAMDETR.forward`, and record it.
 
     Raises:
         InputError: if the cross-attention of a layer has no attention map.
     """
-    check_attention(model)
-    layers, calls = _decoder_layers(model), []
+    layers, calls = decoder_layers(model), []
     images, padding = model.batch(batched_inputs)
     with ExitStack() as hooks:
         for layer in layers:
@@ -78,18 +73,16 @@ def observe(model: SAMDETR, batched_inputs: list[dict[str, Any]]) -> Observation
     return Observation(records, predictions)
 
 
-def check_attention(model: nn.Module) -> None:
-    """Raise InputError unless every decoder layer of the model has an attention map."""
+def decoder_layers(model: nn.Module) -> list[DecoderLayer]:
+    """Return the decoder's layers; raise InputError unless all of them have an attention map."""
     if not isinstance(model, SAMDETR):
         raise InputError(f"the model is a {type(model).__name__}, must be a {SAMDETR.__name__}")
-    for layer in _decoder_layers(model):
+    layers = [cast(DecoderLayer, x) for x in model.decoder.layers]
+    for layer in layers:
         if not hasattr(layer.cross_attention, "queries_and_keys"):
             name = type(layer.cross_attention).__name__
             raise InputError(f"{name} samples a few points and has no attention map to show")
-
-
-def _decoder_layers(model: SAMDETR) -> list[DecoderLayer]:
-    return [cast(DecoderLayer, x) for x in model.decoder.layers]
+    return layers
 
 
 @torch.no_grad()
@@ -159,15 +152,10 @@ def best_queries(model: SAMDETR, observation: Observation, count: int) -> list[i
 
 
 def same_object(model: SAMDETR, observation: Observation, box: Tensor) -> int:
-    """Return the query of the first image that detects the object in a box.
+    """Return the query of the first image that detects the object in a box, (4,) corners.
 
     This is the query with the highest score among those whose final box has an IoU of at least
     SAME_OBJECT with the box, or, without any, the one with the highest IoU.
-
-    Args:
-        model: the detector.
-        observation: of the model.
-        box: (4,) corners.
     """
     boxes = corners(observation.predictions.boxes[-1, 0])
     overlap = box_iou(boxes, box[None].to(boxes))[:, 0]
@@ -178,14 +166,9 @@ def same_object(model: SAMDETR, observation: Observation, box: Tensor) -> int:
 def view_query(
     name: str, model: SAMDETR, observation: Observation, query: int, classes: Sequence[str] | None
 ) -> QueryView:
-    """Collect the boxes, scores and attention maps of a query in all layers.
+    """Collect the boxes, scores and attention maps of a query of the first image in all layers.
 
-    Args:
-        name: name of the model.
-        model: the detector.
-        observation: of the model; the first image is shown.
-        query: index of the query.
-        classes: class names; None to show class indices.
+    `name` is that of the model; without the names of classes their indices are shown.
     """
     scores = _scores(model, observation)[:, query]  # (L, K)
     label = int(scores[-1].argmax())
