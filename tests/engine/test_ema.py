@@ -2,13 +2,15 @@
 
 import math
 
+import pytest
 import torch
-from test_engine_training import run, weights
+from test_engine_training import config, run, weights
 from torch.testing import assert_close
 
-from interruption import toy
-from samdetr.engine import evaluate, train
+from interruption import finish, members, toy
+from samdetr.engine import build_model, evaluate, train
 from samdetr.engine.config import apply_overrides
+from samdetr.engine.ema import EMA as EMAHook
 
 EMA = ("train.ema.enabled=True", "train.ema.decay=0.9", "train.ema.warmup=5")
 
@@ -66,3 +68,24 @@ def test_a_config_of_an_older_run_needs_no_more_than_to_enable_it(tmp_path):
     apply_overrides(cfg, ["train.ema.enabled=True"])
     train(cfg)
     assert trained_weights(tmp_path / "model_final.pth")
+
+
+@pytest.mark.slow
+def test_processes_keep_the_same_average_as_one(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    options = *EMA, "train.accumulate=2", "dataloader.train.epoch=8"
+    train(config(tmp_path / "one", *options))
+    cfg = config(tmp_path / "two", *options)
+    assert finish(*members(lambda cfg, rank: train(cfg) and None, cfg)) == [0, 0]
+    one, two = (tmp_path / name / "model_final.pth" for name in ("one", "two"))
+    assert_close(weights(two), weights(one), rtol=1e-4, atol=1e-5)
+    assert_close(trained_weights(two), trained_weights(one), rtol=1e-4, atol=1e-5)
+
+
+def test_the_average_of_a_compiled_model_is_a_model_of_its_own(tmp_path):
+    cfg = toy(tmp_path, "train.compile=[backbone]")
+    model = build_model(cfg)
+    average = EMAHook(model).average
+    assert average.state_dict().keys() == model.state_dict().keys()
+    assert not {id(x) for x in average.parameters()} & {id(x) for x in model.parameters()}

@@ -275,7 +275,7 @@ def adapted_stem(weight: Tensor, channels: int) -> tuple[Tensor, str]:
     The features of an image of equal channels stay about the same.
     """
     if channels == 1:
-        return weight.sum(1, keepdim=True), "their mean"
+        return weight.sum(1, keepdim=True), "their sum"
     repeated = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
     return repeated * (3 / channels), "repetition"
 

@@ -40,12 +40,14 @@ EPILOG = """
 Examples:
   train_net.py --config-file configs/mini/sam_detr_smca.py train.output_dir=output/mini
   train_net.py --config-file configs/coco/sam_detr_r50_smca_12ep.py --num-gpus 8
-  train_net.py --config-file output/mini/config.yaml --resume
+  train_net.py --config-file output/mini/config.yaml --resume train.max_iter=4000
   train_net.py --config-file output/mini/config.yaml --eval-only \\
       train.init_checkpoint=output/mini/model_best.pth
   train_net.py --config-file configs/coco/sam_detr_r50_smca_12ep.py \\
       --train-json train.json --train-images images --val-json val.json --val-images images \\
       train.init_checkpoint=sam_detr.pth train.max_iter=2000 train.output_dir=output/own
+  train_net.py --config-file configs/coco/sam_detr_pp_convnext_t_smca_dn_12ep.py \\
+      --data mydata --test night train.epochs=24 train.ema.enabled=True train.accumulate=4
 """
 PARTS = ("model", "dataloader.train", "dataloader.test", "dataloader.evaluator", "optimizer")
 TRAIN = [  # required keys of `train`
