@@ -23,6 +23,13 @@ optimizer = L(torch.optim.AdamW)(
 # num_updates counts, so both are in epochs: the whole is `train.max_iter` iterations.
 lr_multiplier_12ep = L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[10], num_updates=12)
 lr_multiplier_50ep = L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[40], num_updates=50)
+# Of Conditional DETR and of the original DETR, for rows of table 2.
+lr_multiplier_108ep = L(MultiStepParamScheduler)(
+    values=[1.0, 0.1], milestones=[80], num_updates=108
+)
+lr_multiplier_500ep = L(MultiStepParamScheduler)(
+    values=[1.0, 0.1], milestones=[400], num_updates=500
+)
 
 # The small data set: a short warm-up to a ten times higher learning rate, then down to zero.
 lr_multiplier_mini = L(WarmupParamScheduler)(

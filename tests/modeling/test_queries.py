@@ -11,6 +11,7 @@ from samdetr.modeling import (
     CentredReference,
     CheckpointReference,
     LearnedReference,
+    PatternReference,
     RandomReference,
 )
 
@@ -48,6 +49,25 @@ def test_learned_references_start_normal_and_get_the_gradients_of_all_images():
     (out * weights).sum().backward()
     assert_close(module.reference.weight.grad, weights.sum(0))
     assert_gradients_reach_all(module)
+
+
+def test_every_pattern_meets_every_learned_reference_once():
+    module = PatternReference(num_queries=6, dim=8, num_patterns=2)
+    queries = module(make_pyramid())
+    assert queries.content.shape == (2, 6, 8) and queries.reference.shape == (2, 6, 4)
+    for image in range(2):
+        for pattern in range(2):
+            for box in range(3):
+                query = 3 * pattern + box
+                assert_close(queries.content[image, query], module.patterns.weight[pattern])
+                assert_close(queries.reference[image, query], module.reference.weight[box])
+    (queries.content.sin().sum() + queries.reference.sin().sum()).backward()
+    assert_gradients_reach_all(module)
+
+
+def test_queries_that_patterns_do_not_divide_are_an_error():
+    with pytest.raises(ValueError, match="num_queries is 7, must be a multiple of 2"):
+        PatternReference(num_queries=7, dim=8, num_patterns=2)
 
 
 def test_random_references_start_as_learned_ones_and_are_the_same_in_every_process():

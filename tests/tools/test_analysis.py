@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 COSTS = {  # and how far operations are from those of the paper
     "detr_r50_12ep": 0.05,
+    "deformable_detr_r50_ss_12ep": 0.05,
+    "dab_detr_r50_dc5_3pat_50ep": 0.05,
     # The paper does not print what its own code has for single-scale SAM-DETR.
     "sam_detr_r50_smca_12ep": 0.06,
     "sam_detr_r50_dc5_smca_12ep": 0.07,

@@ -13,7 +13,7 @@ from .flops import COCO_SIZES, analyze, build
 
 
 class PaperRow(NamedTuple):
-    """A row of table 1 (12 epochs) or table 2 (50 epochs) of the paper, and the config for it."""
+    """A row of table 1 (12 epochs) or table 2 (longer) of the paper, and the config for it."""
 
     name: str
     config: str
@@ -25,12 +25,16 @@ class PaperRow(NamedTuple):
 PAPER = (
     PaperRow("Faster-R-CNN-R50", "faster_rcnn_r50_c4_12ep", 35.7, 34, 547),
     PaperRow("DETR-R50 ‡", "detr_r50_12ep", 22.3, 41, 86),
+    PaperRow("Deformable-DETR-R50", "deformable_detr_r50_ss_12ep", 31.8, 34, 78),
     PaperRow("Conditional-DETR-R50", "conditional_detr_r50_12ep", 32.2, 44, 90),
     PaperRow("SMCA-DETR-R50", "smca_detr_r50_12ep", 31.6, 42, 86),
     PaperRow("SAM-DETR-R50", "sam_detr_r50_12ep", 34.2, 57, 107),
     PaperRow("SAM-DETR-R50 w/ SMCA", "sam_detr_r50_smca_12ep", 37.0, 57, 107),
     PaperRow("Faster-R-CNN-R50-DC5", "faster_rcnn_r50_dc5_12ep", 37.3, 166, 320),
     PaperRow("DETR-R50-DC5 ‡", "detr_r50_dc5_12ep", 25.9, 41, 187),
+    PaperRow("Deformable-DETR-R50-DC5", "deformable_detr_r50_dc5_12ep", 34.9, 34, 128),
+    PaperRow("Conditional-DETR-R50-DC5", "conditional_detr_r50_dc5_12ep", 35.9, 44, 195),
+    PaperRow("SMCA-DETR-R50-DC5", "smca_detr_r50_dc5_12ep", 32.5, 42, 187),
     PaperRow("DAB-DETR-R50-DC5", "dab_detr_r50_dc5_12ep", 38.0, 44, 216),
     PaperRow("DN-DETR-R50-DC5", "dn_detr_r50_dc5_12ep", 41.7, 44, 216),
     PaperRow("SAM-DETR-R50-DC5", "sam_detr_r50_dc5_12ep", 39.1, 57, 229),
@@ -44,8 +48,21 @@ PAPER = (
     PaperRow("SAM-DETR++-R50", "sam_detr_pp_r50_12ep", 41.9, 55, 203),
     PaperRow("SAM-DETR++-R50 w/ SMCA", "sam_detr_pp_r50_smca_12ep", 43.2, 55, 203),
     PaperRow("SAM-DETR++-R50 w/ SMCA + DN", "sam_detr_pp_r50_smca_dn_12ep", 44.8, 55, 203),
+    PaperRow("Faster-R-CNN-R50-FPN", "faster_rcnn_r50_fpn_108ep", 42.0, 42, 180),
+    PaperRow("DETR-R50", "detr_r50_500ep", 42.0, 41, 86),
+    PaperRow("DETR-R50-DC5", "detr_r50_dc5_500ep", 43.3, 41, 187),
     PaperRow("DETR-R50 ‡", "detr_r50_50ep", 34.9, 41, 86),
     PaperRow("DETR-R50-DC5 ‡", "detr_r50_dc5_50ep", 36.7, 41, 187),
+    PaperRow("Deformable-DETR-R50", "deformable_detr_r50_50ep", 43.8, 40, 173),
+    PaperRow("Conditional-DETR-R50", "conditional_detr_r50_50ep", 40.9, 44, 90),
+    PaperRow("Conditional-DETR-R50", "conditional_detr_r50_108ep", 43.0, 44, 90),
+    PaperRow("Conditional-DETR-R50-DC5", "conditional_detr_r50_dc5_50ep", 43.8, 44, 195),
+    PaperRow("Conditional-DETR-R50-DC5", "conditional_detr_r50_dc5_108ep", 45.1, 44, 195),
+    PaperRow("DAB-DETR-R50", "dab_detr_r50_50ep", 42.2, 44, 94),
+    PaperRow("DAB-DETR-R50-DC5", "dab_detr_r50_dc5_50ep", 44.5, 44, 202),
+    PaperRow("DAB-DETR-R50-DC5 (3 Patterns)", "dab_detr_r50_dc5_3pat_50ep", 45.7, 44, 216),
+    PaperRow("DN-DETR-R50", "dn_detr_r50_50ep", 44.1, 44, 94),
+    PaperRow("DN-DETR-R50-DC5", "dn_detr_r50_dc5_50ep", 46.3, 44, 202),
     PaperRow("SAM-DETR++-R50", "sam_detr_pp_r50_50ep", 47.5, 55, 203),
     PaperRow("SAM-DETR++-R50 w/ SMCA", "sam_detr_pp_r50_smca_50ep", 48.0, 55, 203),
     PaperRow("SAM-DETR++-R50 w/ SMCA + DN", "sam_detr_pp_r50_smca_dn_50ep", 49.1, 55, 203),
@@ -67,8 +84,8 @@ Figures in the notes below are for the default sizes.
   x 300 queries x 256 channels) and would give 104.7 and 226.4 GFLOPs (-2.1% and -1.1%), so the
   printed figures are probably of such a version. Those of SAM-DETR++ agree with the sum.
 - Conditional, DAB- and DN-DETR have 43M parameters, as in the package `transformers`.
-- DAB- and DN-DETR: 216 in table 2 of the paper is DAB-DETR with 3 patterns per query; with one
-  pattern, as here, the paper has 202 for both.
+- DAB- and DN-DETR: for 12 epochs the paper prints 216, in table 2 the figure of DAB-DETR with 3
+  patterns per reference box; with one pattern, as here, that table has 202 for both.
 - Faster R-CNN with C4 and DC5: ours processes 1000 proposals, more than real images may yield.
 - Cascade R-CNN and FCOS: the paper's figures fit 800 x 1280 pixels, where ours are 229.9 and 200.0.
 """

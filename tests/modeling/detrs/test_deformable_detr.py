@@ -138,11 +138,13 @@ def test_parameters_are_as_many_as_in_the_paper(name):
     assert round(sum(x.numel() for x in model.parameters()) / 1e6) == PARAMETERS[name]
 
 
-def make_original(refine):
+def make_original(refine, single=False):
     """A random model of transformers, whose heads differ where the layers do not share one."""
     transformers = pytest.importorskip("transformers")
+    stages = ["stage4"] if single else ["stage2", "stage3", "stage4"]
     config = transformers.DeformableDetrConfig(
-        backbone_config=transformers.ResNetConfig(out_features=["stage2", "stage3", "stage4"]),
+        backbone_config=transformers.ResNetConfig(out_features=stages),
+        num_feature_levels=1 if single else 4,
         d_model=DIM,
         encoder_layers=2,
         encoder_ffn_dim=HIDDEN,
@@ -166,8 +168,9 @@ def make_original(refine):
     return randomize_statistics(original)
 
 
-def make_ours(refine):
-    config = load_model("deformable_detr_refine" if refine else "deformable_detr")
+def make_ours(refine, single=False):
+    name = "deformable_detr_refine" if refine else "deformable_detr"
+    config = load_model("../../coco/deformable_detr_r50_ss_12ep" if single else name)
     config.neck.dim = DIM
     config.encoder.num_layers, config.decoder.num_layers = 2, 3
     for layer in (config.encoder.layer, config.decoder.layer, config.decoder.get("first_layer")):
@@ -191,9 +194,13 @@ def published(state, refine):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refine", [False, True], ids=["points", "boxes"])
-def test_weights_of_transformers_give_its_logits_and_boxes_of_every_layer(refine):
-    original, ours = make_original(refine), make_ours(refine)
+@pytest.mark.parametrize(
+    ("refine", "single"),
+    [(False, False), (True, False), (False, True)],
+    ids=["points", "boxes", "one level"],
+)
+def test_weights_of_transformers_give_its_logits_and_boxes_of_every_layer(refine, single):
+    original, ours = make_original(refine, single), make_ours(refine, single)
     state = original.state_dict()
     ours.load_state_dict(hf_deformable_to_samdetr(state))
     images, padding = ours.batch(make_batch(((96, 130), (64, 150)), (0, 0)))

@@ -19,7 +19,7 @@ from command_line import run_script
 from conftest import MODELS, NUM_CLASSES, make_batch, randomize, randomize_statistics
 from samdetr import convert
 from samdetr.checkpoint import Checkpointer
-from samdetr.modeling import LocatedCrossAttention
+from samdetr.modeling import LocatedCrossAttention, PatternReference
 
 pytestmark = pytest.mark.slow
 transformers = pytest.importorskip("transformers")
@@ -83,8 +83,8 @@ def make_stages() -> list:
     ]
 
 
-def make_ours(peer: str, cross_attention: type | None = None) -> nn.Module:
-    """Our model, with another cross-attention after the first layer if one is given."""
+def make_ours(peer: str, cross_attention: type | None = None, patterns: int = 0) -> nn.Module:
+    """Our model, with another cross-attention after the first layer or patterns if given."""
     config = LazyConfig.load(str(MODELS / f"{peer}.py")).model
     config.backbone.stem = L(BasicStem)(in_channels=3, out_channels=8, norm="FrozenBN")
     config.backbone.stages = L(make_stages)()
@@ -96,6 +96,9 @@ def make_ours(peer: str, cross_attention: type | None = None) -> nn.Module:
     config.num_classes, config.num_queries = NUM_CLASSES, QUERIES
     if cross_attention is not None:
         config.decoder.layer.cross_attention._target_ = cross_attention
+    if patterns:
+        config.queries.update(_target_=PatternReference, num_patterns=patterns)
+        config.num_queries = patterns * QUERIES
     return instantiate(config).eval()
 
 
@@ -146,9 +149,17 @@ def test_weights_of_the_package_give_its_outputs_of_every_layer(peer, original):
     assert (boxes[1:] - boxes[:-1]).abs().max() > 1e-2  # and layers
 
 
-def test_positions_in_all_layers_are_another_cross_attention():
-    original = make_original("dab_detr", keep_query_pos=True)
-    ours = make_ours("dab_detr", LocatedCrossAttention)
+@pytest.mark.parametrize(
+    ("setting", "arguments"),
+    [
+        (dict(keep_query_pos=True), dict(cross_attention=LocatedCrossAttention)),
+        (dict(num_patterns=3), dict(patterns=3)),
+    ],
+    ids=["positions in all layers", "patterns"],
+)
+def test_options_of_dab_detr_are_other_modules(setting, arguments):
+    original = make_original("dab_detr", **setting)
+    ours = make_ours("dab_detr", **arguments)
     ours.load_state_dict(convert.hf_dab_to_samdetr(original.state_dict()), strict=True)
     images, mask, predictions = predict(ours, make_batch(SIZES, (0, 0)))
     with torch.no_grad():
@@ -233,8 +244,8 @@ def test_missing_and_unknown_weights_are_errors(peer, original, tmp_path, capsys
     function = PEERS[peer][1]
     with pytest.raises(ValueError, match=r"not a .* of transformers: .* is missing"):
         function({"weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="unknown parts: model.patterns.weight"):
-        function({**original.state_dict(), "model.patterns.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="unknown parts: model.unknown.weight"):
+        function({**original.state_dict(), "model.unknown.weight": torch.zeros(1)})
     assert convert_checkpoint(SUBCOMMANDS[peer], tmp_path, tmp_path / "ours.pth") == 2
     assert "has no model.safetensors or pytorch_model.bin" in capsys.readouterr().err
 

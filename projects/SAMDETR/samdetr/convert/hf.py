@@ -62,6 +62,7 @@ RULES: Rules = [
     (r"^model\.level_embed$", r"neck.level_embedding.weight"),
     (r"^model\.query_position_embeddings\.", r"decoder.position.embedding."),
     (r"^model\.query_refpoint_embeddings\.", r"queries.reference."),
+    (r"^model\.patterns\.", r"queries.patterns."),
     (r"^model\.reference_points\.", r"decoder.reference."),
     (r"^class_embed\.(\d+)\.", r"decoder.heads.\1.classes."),
     (r"^(class_labels_classifier|class_embed)\.", r"decoder.heads.0.classes."),

@@ -45,6 +45,7 @@ from .detrs.dab_detr import (
     DABEncoderLayer,
     DABPredictionHead,
     DABQueryPosition,
+    PatternReference,
     RecomputedDABDecoderLayer,
     RecomputedDABEncoderLayer,
 )

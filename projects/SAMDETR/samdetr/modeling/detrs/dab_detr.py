@@ -9,14 +9,18 @@ Units:  boxes are (cx, cy, w, h), fractions of the unpadded image; a reference i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import MLP
 
+from ...structures import FeatureLevel, Queries
 from ..decoder import DecoderLayer
 from ..encoder import Encoder, EncoderLayer
-from ..layers import Recomputed, at_least_float32, xavier_matrices_
+from ..layers import Recomputed, at_least, at_least_float32, xavier_matrices_
 from ..position import check_sine_dim, sine
+from ..queries import LearnedReference
 from .conditional_detr import AnchoredPredictionHead, ConditionalDecoder
 
 # Lower bound of the box size that an embedding is divided by, a fraction of the image: float16
@@ -60,6 +64,38 @@ class DABEncoder(Encoder):
     def locate(self, x: Tensor, position: Tensor) -> Tensor:
         """Scaled positions of the tokens x; all are (B, S, C)."""
         return position * self.scale(x)
+
+
+class PatternReference(LearnedReference):
+    """A query for each pair of a learned pattern, its content, and a learned reference box.
+
+    Queries of a pattern are adjacent. Patterns are those of Anchor DETR: https://arxiv.org/abs/2109.07107
+
+    Args:
+        num_queries: N, a multiple of `num_patterns`.
+        dim: C.
+        num_patterns: queries per reference box.
+
+    Raises:
+        ValueError: if `num_queries` is not a multiple of `num_patterns`.
+    """
+
+    def __init__(self, num_queries: int, dim: int, num_patterns: int):
+        at_least(1, num_patterns=num_patterns)
+        if num_queries % num_patterns:
+            raise ValueError(f"num_queries is {num_queries}, must be a multiple of {num_patterns}")
+        super().__init__(num_queries // num_patterns, dim)
+        self.num_queries = num_queries
+        self.patterns = nn.Embedding(num_patterns, dim)  # normal(0, 1)
+
+    def logits(self) -> Tensor:
+        return self.reference.weight.repeat(self.patterns.num_embeddings, 1)
+
+    def forward(self, pyramid: Sequence[FeatureLevel]) -> Queries:
+        """Same as in the parent, with patterns as content."""
+        queries = super().forward(pyramid)
+        patterns = self.patterns.weight.repeat_interleave(self.reference.num_embeddings, dim=0)
+        return queries._replace(content=queries.content + patterns)
 
 
 class DABQueryPosition(nn.Module):
