@@ -107,15 +107,8 @@ class FasterDetectionEvaluator(DetectionEvaluator):
 class LVISEvaluator(Detectron2LVISEvaluator):
     """LVIS's AP, overall and of rare, common and frequent categories.
 
-    Args:
-        dataset_name, output_dir: as for `DetectionEvaluator`.
-        max_dets_per_image: detections per image that count; by default LVIS's 300.
-        options: for Detectron2's `LVISEvaluator`.
-
-    Raises:
-        ConfigError: if the limit is not positive.
-        DataError: if the data set cannot be read.
-        ModuleNotFoundError: if the package lvis is not installed.
+    Args and errors: as for `DetectionEvaluator`, with one limit of detections, by default LVIS's
+    300 of an image. ModuleNotFoundError if the package lvis is not installed.
     """
 
     def __init__(
@@ -174,9 +167,6 @@ class PascalVOCDetectionEvaluator(Detectron2VOCEvaluator):
     Detectron2's reader needs integer coordinates and `pose`, `truncated` and `difficult`, so it is
     given a copy of the annotations. Fractions are rounded to the pixels that VOC's metric counts.
 
-    Args:
-        dataset_name: name in Detectron2's catalogs.
-
     Raises:
         DataError: if the data set cannot be read.
     """
@@ -218,10 +208,8 @@ def _voc_annotation(entries: Sequence[Record]) -> str:
 
 @contextmanager
 def _cleaned(name: str, **defaults: list[Record]) -> Iterator[str]:
-    """Register a clean copy of the annotations of a data set under a temporary name.
-
-    Args:
-        defaults: lists that the file may lack.
+    """Register a clean copy of a data set's annotations, and of `defaults` for lists that its file
+    lacks, under a temporary name.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "annotations.json")

@@ -98,10 +98,7 @@ list = names  # for users; inside this module `list` would hide Python's
 
 
 def get_config_file(name: str) -> str:
-    """Return the path of a config.
-
-    Args:
-        name: such as "coco/sam_detr_pp_r50_smca_dn_12ep", with or without ".py".
+    """Return the path of a config by its name, with or without ".py".
 
     Raises:
         UnknownConfigError: if there is no such config; the message has the nearest names.

@@ -88,12 +88,7 @@ class VocFolder(Source):
 
 @dataclass(frozen=True)
 class YoloFiles(Source):
-    """A part of a YOLO data set.
-
-    Args:
-        data_file: its `data.yaml`.
-        part: the key of the part in that file, such as `train`.
-    """
+    """A part of a YOLO data set, by its key in the `data.yaml`, such as `train`."""
 
     data_file: str
     part: str

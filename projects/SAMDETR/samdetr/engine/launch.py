@@ -111,9 +111,7 @@ def share_cores() -> None:
 def wrap(model: nn.Module, **options: Any) -> nn.Module:
     """Return the model in DistributedDataParallel, on a CPU too, or as it is in a single process.
 
-    Args:
-        model: on its device; for a CPU, set CUDA_VISIBLE_DEVICES='' where there are GPUs.
-        options: for Detectron2's `create_ddp_model`.
+    For a CPU, set CUDA_VISIBLE_DEVICES='' where there are GPUs.
     """
     if comm.get_world_size() == 1:
         return model

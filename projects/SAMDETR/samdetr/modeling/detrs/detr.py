@@ -40,11 +40,7 @@ class SoftmaxPredictionHead(DETRPredictionHead):
 
 
 class SoftmaxMatcher(HungarianMatcher):
-    """Hungarian matching with the probability of the class as the classification cost.
-
-    Args:
-        class_weight, bbox_weight, giou_weight: weights of the three costs.
-    """
+    """Hungarian matching with the probability of the class as the classification cost."""
 
     def __init__(
         self, class_weight: float = 1.0, bbox_weight: float = 5.0, giou_weight: float = 2.0
@@ -61,8 +57,7 @@ class SoftmaxCriterion(SetCriterion):
     """Cross-entropy of all queries, L1 and generalised IoU loss of the matched ones.
 
     Args:
-        matcher: from predictions and targets to `Matches`.
-        class_weight, bbox_weight, giou_weight: weights of the three losses.
+        matcher, class_weight, bbox_weight, giou_weight: as in `SetCriterion`.
         nothing_weight: weight of a query without an object in the mean cross-entropy, in (0, 1];
             queries with an object have 1.
 
