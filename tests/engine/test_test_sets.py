@@ -72,3 +72,9 @@ def test_other_data_sets_are_evaluated_under_their_names(tmp_path):
     check(train(cfg))
     cfg.train.init_checkpoint = f"{tmp_path}/model_final.pth"
     check(evaluate(cfg))
+
+
+def test_a_list_of_one_data_set_is_that_data_set(tmp_path):
+    cfg = named(tmp_path)
+    cfg.dataloader.test.dataset.names = ["day"]
+    assert train(cfg) == {"bbox": {"AP": 3.0, "named": 3.0}}

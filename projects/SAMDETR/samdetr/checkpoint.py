@@ -246,7 +246,9 @@ class InitialCheckpointer(Checkpointer):
         for name, x in initial.items():  # not by load_state_dict: frozen norms fill what it lacks
             own[name].copy_(x)
         if new := [*initial, *(x for x in found.missing_keys if x.startswith(TRAINING_ONLY))]:
-            remarks.append(f"initial values stay in {', '.join(dict.fromkeys(new))}")
+            names = list(dict.fromkeys(new))
+            rest = f", ... ({len(names)} tensors)" * (len(names) > 8)
+            remarks.append(f"initial values stay in {', '.join(names[:8])}{rest}")
         if remarks:
             self.logger.info("Of the file: %s", "; ".join(remarks))
         return found

@@ -86,7 +86,7 @@ def test_sets(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
             copy.dataloader.test.dataset = dataset
             if "output_dir" in copy.dataloader.evaluator:
                 copy.dataloader.evaluator.output_dir += f"/{name}"
-        elif len(names) > 1:
+        elif names[0] is not None:
             copy.dataloader.test.dataset.names = names[0]
         yield name, copy.dataloader
 
