@@ -54,11 +54,8 @@ class VideoReader:
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield the frames and release the source after the last one."""
         try:
-            while True:
-                success, frame = self._capture.read()
-                if not success:
-                    return
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            while (read := self._capture.read())[0]:
+                yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
         finally:
             self._capture.release()
 

@@ -174,11 +174,7 @@ def reason(error: Exception) -> str:
 
 
 def find_weights(content: Any, model: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """Find the weights of a model in nested dicts.
-
-    Args:
-        content: of a file.
-        model: as for `load_file`; empty if nothing is known of it.
+    """Find the weights of a model, empty if nothing is known of it, in the content of a file.
 
     Returns:
         The tensors by the names of the model, and their place in words unless it is the usual one.

@@ -206,8 +206,6 @@ def save_model(
     """Write weights atomically.
 
     Args:
-        weights: names and tensors.
-        path: the file.
         file_format: a key of `FORMATS`; the suffix of `path` by default.
         author: `__author__` of the file.
         matching_heuristics: ask Detectron2 to match names by their suffixes, as a backbone without

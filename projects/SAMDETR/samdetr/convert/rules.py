@@ -25,12 +25,11 @@ def rules(pairs: Pairs) -> Rules:
     """Return rules that turn the first name of every pair into the second."""
     # Longest first: in our names `stem.conv1` is a prefix of `stem.conv1.norm`.
     ordered = sorted(pairs, key=lambda pair: len(pair[0]), reverse=True)
-    return [(_pattern(old), new.replace("#", r"\1")) for old, new in ordered]
-
-
-def _pattern(name: str) -> str:
-    number = r"(\d+)".join(map(re.escape, name.split("#")))
-    return rf"^{number}(?=\.|$)"
+    number = r"(\d+)"
+    return [
+        (rf"^{number.join(map(re.escape, old.split('#')))}(?=\.|$)", new.replace("#", r"\1"))
+        for old, new in ordered
+    ]
 
 
 def within(theirs: str, ours: str, parts: Pairs) -> Pairs:

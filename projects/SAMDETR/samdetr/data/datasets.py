@@ -120,8 +120,7 @@ def _copied(record: Record) -> Record:
 def indexed(found: Annotations, classes: Sequence[str], source: object) -> Annotations:
     """Replace category ids by the indices of the model's `classes`, in place.
 
-    Raises:
-        DataError: if an object has another class; names `source`.
+    Raises DataError, which names `source`, if an object has another class.
     """
     numbers = {name: index for index, name in enumerate(classes)}
     by_id = {category: numbers.get(name) for category, name in found.names.items()}
@@ -236,11 +235,9 @@ def names_of(dataset: Mapping[str, Any]) -> Sequence[str]:
 
 
 def check_limits(dataset: Mapping[str, Any], limits: Mapping[str, int | None]) -> None:
-    """Warn of images with more boxes than the model can find.
+    """Warn of images of loaded data sets with more boxes than the model can find.
 
-    Args:
-        dataset: node of a config, with the `names` of data sets that were loaded.
-        limits: numbers of boxes by the config keys that set them.
+    The limits are numbers of boxes by the config keys that set them.
     """
     for name in names_of(dataset):
         counts = _box_counts.get(name, [])

@@ -40,11 +40,8 @@ class Place(NamedTuple):
 def place_in(environment: Mapping[str, str]) -> Place | None:
     """Return the rank given by torchrun or SLURM; None if neither started this process.
 
-    Args:
-        environment: variables of torchrun, or of SLURM with MASTER_ADDR and MASTER_PORT, the first
-            machine and a free port of it.
-
-    Ranks on a machine have to be consecutive, as they are by default (`--distribution=block`).
+    SLURM needs MASTER_ADDR and MASTER_PORT too, the first machine and a free port of it. Ranks on a
+    machine have to be consecutive, as they are by default (`--distribution=block`).
     """
     if all(name in environment for name in TORCHRUN):
         return Place(*(int(environment[name]) for name in TORCHRUN))
@@ -75,15 +72,9 @@ def start(function: Callable[[argparse.Namespace], Any], args: argparse.Namespac
             raise ConfigError(
                 f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}"
             )
+        machines = args.num_machines, args.machine_rank, args.dist_url
         with handled_by(pass_on) if args.num_gpus > 1 else nullcontext():
-            launch(
-                function,
-                max(args.num_gpus, 1),
-                args.num_machines,
-                args.machine_rank,
-                args.dist_url,
-                (args,),
-            )
+            launch(function, max(args.num_gpus, 1), *machines, (args,))
     else:
         _join(place)
         function(args)
@@ -92,12 +83,8 @@ def start(function: Callable[[argparse.Namespace], Any], args: argparse.Namespac
 def _join(place: Place) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(place.local_rank)
-    dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo",
-        init_method="env://",
-        rank=place.rank,
-        world_size=place.world_size,
-    )
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, rank=place.rank, world_size=place.world_size)
     comm.create_local_process_group(place.local_size)
     comm.synchronize()
 

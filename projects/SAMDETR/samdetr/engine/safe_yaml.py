@@ -65,11 +65,7 @@ def read_yaml(path: str) -> DictConfig:
 
 
 def find(name: Any) -> Any:
-    """Return the class or function of that name, if a YAML config may call it.
-
-    Raises:
-        ConfigError: if not, or if there is none.
-    """
+    """Return the class or function of that name; raise ConfigError unless YAML may call it."""
     if not isinstance(name, str) or not name.startswith(PACKAGES):
         raise ConfigError(f"{name!r} is not in {', '.join(PACKAGES)}{HINT}")
     try:

@@ -42,12 +42,6 @@ QUALITY = 85  # of the pictures in the page, as JPEG
 DIGITS = 5  # of coordinates in the page
 
 
-def half_reach(sharpness: np.ndarray) -> np.ndarray:
-    """Return the half-width at half-maximum along x and y, at most MAX_REACH."""
-    with np.errstate(divide="ignore"):
-        return np.minimum(np.sqrt(np.log(2) / sharpness), MAX_REACH)
-
-
 def draw_layers(view: ImageView) -> Figure:
     """Draw figure 3: a row per query and model, keypoints and attention of each decoder layer."""
     rows = [query for views in view.objects for query in views]
@@ -144,7 +138,9 @@ def _draw_points(axis: Axes, picture: np.ndarray, shown: MapView) -> None:
     for point in shown.points * size:
         axis.plot(*point, "o", color=KEYPOINT, markersize=3.5, markeredgecolor="black", mew=0.5)
     if shown.sharpness is not None:
-        for point, reach in zip(shown.points * size, half_reach(shown.sharpness) * size):
+        with np.errstate(divide="ignore"):
+            reaches = np.minimum(np.sqrt(np.log(2) / shown.sharpness), MAX_REACH)
+        for point, reach in zip(shown.points * size, reaches * size):
             ring = Ellipse(point, *2 * reach, fill=False, color=GAUSSIAN)
             ring.set(linewidth=0.8, path_effects=[RIM])
             axis.add_patch(ring)

@@ -100,8 +100,7 @@ def attention_weights(record: LayerRecord) -> Tensor:
 def gaussian_sharpness(record: LayerRecord) -> Tensor | None:
     """Sharpness of SMCA's Gaussian, exp(-(sharpness * (point - keypoint) ** 2).sum()).
 
-    Returns:
-        (B, N, M, 2) along x and y, per squared fraction of the image; None without SMCA.
+    It is (B, N, M, 2) along x and y, per squared fraction of the image; None without SMCA.
     """
     prior = record.attention.prior
     if not isinstance(prior, GaussianPrior):
