@@ -27,15 +27,7 @@ def is_video(file: Path) -> bool:
 
 
 class VideoReader:
-    """Iterate once over the frames of a video file or a camera.
-
-    Args:
-        source: file, or the number of a camera.
-
-    Attributes:
-        name: the file's path, or "camera NUMBER".
-        rate: frames per second.
-        count: number of frames according to the file; None if unknown, as for a camera.
+    """Iterate once over the frames of a video file, or of the camera with a number.
 
     Raises:
         InputError: if OpenCV cannot open the source.
@@ -47,9 +39,9 @@ class VideoReader:
         if not self._capture.isOpened():
             problem = "there is no" if isinstance(source, int) else "OpenCV reads no video in"
             raise InputError(f"{problem} {self.name}")
-        self.rate: float = self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.count = count if count > 0 else None
+        self.rate: float = self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE  # frames per second
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))  # according to the file
+        self.count = count if count > 0 else None  # unknown of a camera
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield the frames and release the source after the last one."""

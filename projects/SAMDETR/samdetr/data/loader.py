@@ -101,9 +101,6 @@ class PlacedBatches(Sampler[list[Place]]):
             grouped.
         batch_size: images per group.
 
-    Attributes:
-        start: iteration of the first batch.
-
     Raises:
         DataError: if `sampler` has no global order.
     """
@@ -118,7 +115,7 @@ class PlacedBatches(Sampler[list[Place]]):
         self.sampler: Any = sampler
         self.portrait = portrait
         self.batch_size = batch_size
-        self.start = 0
+        self.start = 0  # iteration of the first batch
 
     def __iter__(self) -> Iterator[list[Place]]:
         processes = comm.get_world_size()

@@ -40,8 +40,7 @@ def load_contestants(
 
     Args:
         pairs: a config (file or name in the zoo) and a checkpoint for each model.
-        device: such as "cpu"; None for that of the configs.
-        trusted: as in `engine.load_config`.
+        device, trusted: as in `model_zoo.get` and `engine.load_config`.
 
     Raises:
         ConfigError: if a config cannot be loaded.
