@@ -234,8 +234,8 @@ def test_a_short_softmax(scale):
 
 
 def targets_of(*counts: int) -> Targets:
-    labels, boxes, counts = make_targets(counts)
-    return Targets(labels, boxes.double(), counts)
+    targets = make_targets(counts)
+    return targets._replace(boxes=targets.boxes.double())
 
 
 CRITERIA = {

@@ -5,7 +5,8 @@ differs from that file:
 
 * The seed is drawn if the config has none, and determines weights, images and noise (`Seed`).
 * Parts of the model can be compiled (`train.compile`), and a model on a CPU can be distributed.
-* `Trainer` runs in bfloat16 on a CPU, clips gradients and stops or skips if a loss is not finite.
+* `Trainer` runs in bfloat16 on a CPU, accumulates and clips gradients, and stops or skips if a loss
+  is not finite. An average of the weights can take their place in all that follows (`EMA`).
 * Evaluation runs on the model without DDP, and its loader and evaluator are built before training
   starts, so that missing data is an early error.
 * Checkpoints are written atomically, must fit the model, and resume exactly: the data loader seeks
