@@ -58,6 +58,7 @@ def assert_equal_figures(figures, expected):
     np.testing.assert_allclose([*figures["bbox"].values()], [*expected["bbox"].values()], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_both_backends_have_the_same_figures_for_noisy_detections(tmp_path):
     records = load_detection_dataset("mini_val")[:150]
     found = [detections(x, classes=10, noise=4.0, wrong=6) for x in records]

@@ -50,6 +50,7 @@ def test_a_model_that_the_official_code_cannot_build_is_an_error():
         convert.samdetr_to_official(gateless)
 
 
+@pytest.mark.slow
 def test_unknown_parts_of_a_foreign_model_are_an_error():
     weights, _ = small_official()
     with pytest.raises(ValueError, match="unknown parts: mask_head.weight"):
@@ -106,6 +107,7 @@ def test_a_whole_detr_keeps_its_classes_beside_its_no_object():
     assert_same(ours.state_dict(), found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "make"), [(18, resnet18), (50, resnet50)])
 def test_a_resnet_of_detectron2_classifies_as_torchvisions_with_its_weights(depth, make):
     images = torch.randn(4, 3, 64, 96)

@@ -117,6 +117,7 @@ def test_configs_of_full_size_follow_too(name):
     assert node.get("in_channels", node.get("in_chans")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_detector_of_any_channels_trains_and_detects(tmp_path, count):
     cfg = with_channels(count, "train.device=cpu")
@@ -146,6 +147,7 @@ def test_an_image_of_other_channels_is_refused_by_name(tmp_path):
         model.eval()([image])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 4, 6])
 def test_the_stem_of_three_channels_is_adapted(tmp_path, count, caplog):
     source = instantiate(with_channels(3).model)

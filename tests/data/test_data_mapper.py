@@ -115,6 +115,7 @@ def sampled(count, size=(480, 640)):
         yield pipeline(T.AugInput(image)).transforms
 
 
+@pytest.mark.slow
 def test_flips_and_crops_come_half_of_the_time_and_with_the_sizes_of_detr():
     passes = list(sampled(300))
     flips = [any(isinstance(t, T.HFlipTransform) for t in passed) for passed in passes]

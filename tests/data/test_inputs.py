@@ -117,6 +117,7 @@ def test_names_and_ids_are_kept_where_the_annotations_are_gone(tmp_path):
     assert metadata.thing_dataset_id_to_contiguous_id == {5: 0, 9: 1}
 
 
+@pytest.mark.slow
 def test_ids_of_images_may_be_text(tmp_path):
     code, _ = run(tmp_path, *files(INPUTS / "text_ids.json"))
     assert code == 0
@@ -124,6 +125,7 @@ def test_ids_of_images_may_be_text(tmp_path):
     assert ids == [f"IMG-{i:03}" for i in range(1, 9)]
 
 
+@pytest.mark.slow
 def test_without_data_to_evaluate_on_the_last_checkpoint_is_the_result(tmp_path):
     code, log = run(tmp_path, *files(INPUTS / "plain.json", parts=["train"]))
     assert code == 0

@@ -57,6 +57,7 @@ def detector(name):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam_detr_pp_smca_dn", "detr_softmax"])
 @pytest.mark.parametrize("size", [2, 3])
 def test_accumulated_gradients_are_those_of_one_batch(name, size):

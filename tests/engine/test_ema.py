@@ -83,6 +83,7 @@ def test_processes_keep_the_same_average_as_one(tmp_path):
     assert_close(trained_weights(two), trained_weights(one), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_average_of_a_compiled_model_is_a_model_of_its_own(tmp_path):
     cfg = toy(tmp_path, "train.compile=[backbone]")
     model = build_model(cfg)

@@ -28,6 +28,7 @@ def make_twin(dilated):
     return randomize_statistics(twin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "dilated"), [("sam_detr", False), ("sam_detr_dc5", True)])
 def test_every_stage_equals_torchvisions_with_the_same_weights(config, dilated):
     backbone = LazyConfig.load(str(MODELS / f"{config}.py")).model.backbone

@@ -143,6 +143,7 @@ def test_cells_of_every_level_are_whole_and_marked_where_their_first_pixel_is_pa
         assert_close(level.padding.unflatten(1, level.size), torch.stack(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_a_detector_on_it_trains_every_parameter_and_detects(name):
     model = detector(make_backbone(name)).train()

@@ -219,6 +219,7 @@ def test_weights_of_transformers_give_its_logits_and_boxes_of_every_layer(refine
         assert boxes.std(1).min() > 1e-2  # queries differ, so the comparison says something
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refine", [False, True], ids=["points", "boxes"])
 def test_weights_of_published_files_get_the_same_names(refine):
     state, wanted = make_original(refine).state_dict(), make_ours(refine).state_dict()
