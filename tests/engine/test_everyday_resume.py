@@ -1,13 +1,15 @@
-"""With EMA, accumulation, early stop and frozen parts, a killed run is the uninterrupted one."""
+"""With EMA, accumulation, early stop, frozen parts or mosaics, a killed run is the whole one."""
 
 import signal
 
 import pytest
 import torch
+from detectron2.config import LazyCall as L
 from test_engine_resume import signalled
 from torch.testing import assert_close
 
-from interruption import assert_same_run, finish, resumed, start, toy
+from interruption import assert_same_run, finish, mini, resumed, start, toy
+from samdetr.data import MixUp, Mosaic
 
 pytestmark = pytest.mark.slow
 
@@ -38,3 +40,23 @@ def test_a_killed_everyday_run_is_the_uninterrupted_one(tmp_path, moment):
     one, two = (end["trainer"]["hooks"] for end in ends)
     assert_close(one["EMA"], two["EMA"], rtol=0, atol=0)
     assert one["EarlyStop"] == two["EarlyStop"] and one["EarlyStop"]["waited"] == 2
+
+
+def with_mosaics(folder):
+    cfg = mini(folder)
+    cfg.dataloader.train.mapper.mixing = [L(Mosaic)(size=96, prob=0.7), L(MixUp)(prob=0.5)]
+    return cfg
+
+
+def test_a_killed_run_with_mosaics_is_the_uninterrupted_one(tmp_path):
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    assert finish(resumed(with_mosaics(folders[0]))) == [0]
+    folders[1].mkdir()
+    killed = with_mosaics(folders[1])
+    assert finish(start(signalled, killed, 7)) == [-signal.SIGKILL]
+    assert finish(resumed(killed)) == [0]
+    assert_same_run(*folders[::-1], gaps=True)
+    plain = tmp_path / "plain"
+    assert finish(resumed(mini(plain))) == [0]
+    weights = [torch.load(x / "model_final.pth")["model"] for x in (folders[0], plain)]
+    assert any((x != y).any() for x, y in zip(*(w.values() for w in weights)))
