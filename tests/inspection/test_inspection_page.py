@@ -139,6 +139,7 @@ def check_maps(found, image, views, number):
             np.testing.assert_allclose(theirs[1:], ours[1:], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_slider_moves_through_the_layers_in_a_browser_without_an_error(tmp_path):
     page = page_of(tmp_path, make_view("a.jpg", HOSTILE), make_view("b.jpg", "dog"))
     document, console = browse(page.replace("</body>", USER + "</body>"), tmp_path)

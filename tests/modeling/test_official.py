@@ -106,6 +106,7 @@ def predictions(model) -> Predictions:
     return model.predict(images.tensor, padding)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target_set", ["a", "b", "c"])
 def test_training_gives_the_official_matches_and_losses(variant, model, predictions, target_set):
     wanted = official.expected(variant)
