@@ -13,7 +13,7 @@ from coco_files import SIZE, write_coco
 from command_line import train_net
 from samdetr.data import CocoFiles, DataError, VocFolder, load_own_dataset, own
 from samdetr.engine import ConfigError, configure, load_config, parse_arguments
-from samdetr.validation import test_sets as sets_of
+from samdetr.validation import evaluation_sets
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "configs/mini/sam_detr_smca.py"
@@ -229,7 +229,7 @@ def test_the_command_line_adds_data_sets_by_the_names_of_their_folders(tmp_path)
     assert list(cfg.dataloader.more_tests) == ["night", "fog"]
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     saved = load_config(str(tmp_path / "config.yaml"))
-    found = {name: x for name, x in sets_of(saved)}
+    found = {name: x for name, x in evaluation_sets(saved)}
     for name, dataloader in found.items():
         records = instantiate(dataloader.test.dataset)
         assert {Path(x["file_name"]).parents[1].name for x in records} == {name or "day"}
@@ -267,7 +267,7 @@ def test_names_of_test_sets_may_have_dots(tmp_path):
     folders = [write_parts(tmp_path / name) for name in ("day.v1i.coco", "night.v2i.coco")]
     cfg = config_of("--data", str(folders[0]), "--test", str(folders[1]))
     assert list(cfg.dataloader.more_tests) == ["night.v2i.coco"]
-    assert [name for name, _ in sets_of(cfg)] == ["", "night.v2i.coco"]
+    assert [name for name, _ in evaluation_sets(cfg)] == ["", "night.v2i.coco"]
 
 
 def test_further_test_sets_do_not_decide_on_the_classes(tmp_path):

@@ -46,7 +46,7 @@ class Evaluation:
 
     def __init__(self, cfg: DictConfig, model: nn.Module):
         self.model = model
-        self.sets = {name: loader_and_evaluator(x, name) for name, x in test_sets(cfg)}
+        self.sets = {name: loader_and_evaluator(x, name) for name, x in evaluation_sets(cfg)}
         self.loss = ValidationLoss(cfg, model) if cfg.train.get("eval_loss", False) else None
         if count := cfg.train.get("eval_pictures", 0):
             from .visualize import DetectionPictures  # needs the packages of the extra `draw`
@@ -69,7 +69,7 @@ class Evaluation:
         return self.results
 
 
-def test_sets(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+def evaluation_sets(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
     """Yield the name and `dataloader` of each test set; the name of the first one is "".
 
     They are the data sets of `dataloader.test.dataset.names`, if it is a list, and those of
@@ -93,13 +93,13 @@ def test_sets(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
 
 def loader_and_evaluator(dataloader: DictConfig, name: str) -> tuple[Any, DatasetEvaluator]:
     """Build the loader and the evaluator of a test set. Raises DataError if it has no images."""
-    loader = test_loader(dataloader)
+    loader = evaluation_loader(dataloader)
     if not any(comm.all_gather(len(loader))):
         raise DataError(f"{name or 'dataloader.test'} has no images to evaluate on")
     return loader, build(dataloader.evaluator, "dataloader.evaluator")
 
 
-def test_loader(dataloader: DictConfig) -> Any:
+def evaluation_loader(dataloader: DictConfig) -> Any:
     """Build the loader of a test set, whose workers leave signals to the training."""
     loader = build(dataloader.test, "dataloader.test")
     if isinstance(loader, DataLoader):
@@ -122,9 +122,9 @@ class ValidationLoss:
         if not hasattr(model, "losses"):
             raise ConfigError(f"train.eval_loss needs a SAMDETR, and the model is {type(model)}")
         self.model: Any = model
-        first = next(test_sets(cfg))[1]
+        first = next(evaluation_sets(cfg))[1]
         first.test.mapper.is_train = True
-        self.loader = test_loader(first)
+        self.loader = evaluation_loader(first)
 
     def __call__(self) -> dict[str, float]:
         """Return the weighted losses by name, and `total_loss`, in all processes."""
